@@ -1,0 +1,186 @@
+/**
+ * The map of the house: plugins that hold what the gateway needs, then the checks, then the routes.
+ */
+import { readFileSync } from 'node:fs'
+import type { Server } from 'node:http'
+import Fastify, { type FastifyHttpOptions, type FastifyInstance, LogController } from 'fastify'
+import { destination, pino } from 'pino'
+import { type Config, configWarnings } from './config.ts'
+import { createMemoryStore } from './dev/memory-store.ts'
+import { proxyTrust } from './lib/forwarded.ts'
+import { loggedError } from './lib/log-error.ts'
+import { requestIdOf, routedUrl } from './lib/request-line.ts'
+import answers, { refuse } from './plugins/answers.ts'
+import audit from './plugins/audit.ts'
+import bindings from './plugins/bindings.ts'
+import connections from './plugins/connections.ts'
+import egress from './plugins/egress.ts'
+import evidence from './plugins/evidence.ts'
+import gauges from './plugins/gauges.ts'
+import jwks from './plugins/jwks.ts'
+import metrics from './plugins/metrics.ts'
+import overload from './plugins/overload.ts'
+import passage from './plugins/passage.ts'
+import readiness from './plugins/readiness.ts'
+import replay from './plugins/replay.ts'
+import revocations from './plugins/revocations.ts'
+import store from './plugins/store.ts'
+import sts from './plugins/sts.ts'
+import { guarded } from './routes/guarded.ts'
+import { operator } from './routes/operator.ts'
+import { PROXIED_METHODS } from './routes/proxy.ts'
+
+export { type Config, ConfigError, loadConfig } from './config.ts'
+export { type Check, type CustomDenial, DENIALS, Denial } from './denial.ts'
+
+/** The methods whose handling by Fastify is the gateway's as well. */
+const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
+
+/**
+ * A gateway, ready to `listen` or `inject`.
+ *
+ * @throws Error when it cannot start: Redis or the revocation history is not to be had, or the bindings are broken
+ */
+export async function createGateway(config: Config): Promise<FastifyInstance> {
+  const app: FastifyInstance = listener(config, () => app)
+  for (const warning of configWarnings(config)) app.log.warn(warning)
+  // Known to the router, their bodies left alone: what Fastify does with a `QUERY` is not the gateway's to decide.
+  for (const method of PROXIED_METHODS) {
+    if (!FASTIFY_METHODS.includes(method)) {
+      app.addHttpMethod(method, { hasBody: false, overrideExisting: true })
+    }
+  }
+  app.addHook('onRequest', (request, reply, done) => {
+    reply.header('x-request-id', request.id)
+    done()
+  })
+
+  await app.register(metrics)
+  await app.register(passage)
+  await app.register(answers)
+  await app.register(connections)
+  await app.register(overload, {
+    maxInFlight: config.maxInFlight,
+    maxEventLoopDelay: config.maxEventLoopDelay,
+  })
+
+  const { meters } = app
+  const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
+  await app.register(bindings, { file: config.bindingsFile })
+  await app.register(store, storeOptions(config))
+  await app.register(replay)
+  await app.register(revocations, {
+    hmacKey: config.streamsHmacKey?.reveal(),
+    previousHmacKey: config.streamsHmacKeyPrevious?.reveal(),
+    onMessage: () => meters.count('revocation_messages'),
+    onInvalidSignature: () => meters.count('revocation_invalid_signatures'),
+    onDeadLetter: () => meters.count('revocation_dead_letters'),
+    onReload: () => meters.count('revocation_reloads'),
+    onReloadError: () => meters.count('revocation_reload_errors'),
+    onPropagation: seconds => {
+      lastSeen.revocationPropagation = seconds
+    },
+  })
+  await app.register(audit, {
+    hmacKey: config.auditHmacKey?.reveal(),
+    onDropped: count => meters.count('audit_dropped', count),
+    onSinkError: () => meters.count('audit_sink_errors'),
+  })
+  await app.register(evidence)
+  await app.register(jwks, {
+    stsUrl: config.stsUrl,
+    timeout: config.stsTimeout,
+    issuer: config.stsIssuer,
+    ca: pem(config.stsCaFile),
+    onFetch: reason => meters.keysFetched(reason),
+  })
+  await app.register(sts, {
+    url: config.stsUrl,
+    timeout: config.stsTimeout,
+    hmacKey: config.gatewayStsHmacKey?.reveal(),
+    ca: pem(config.stsCaFile),
+    onCircuitOpen: () => meters.count('sts_circuit_opened'),
+    onExchange: (milliseconds, result) => {
+      lastSeen.exchangeLatency = milliseconds
+      meters.stage('exchange', milliseconds / 1000)
+      if (result === 'success') return
+      meters.count('sts_exchange_errors')
+      meters.count(result === 'refused' ? 'sts_exchange_refused' : 'sts_exchange_unavailable')
+    },
+  })
+  await app.register(egress, {
+    policy: {
+      hostAllowlist: config.upstreamHostAllowlist,
+      privateNetworks: config.upstreamPrivateNetworks,
+      cidrAllowlist: config.upstreamCidrAllowlist,
+    },
+    ca: pem(config.upstreamCaFile),
+    connectTimeout: config.upstreamTimeout,
+  })
+  await app.register(readiness)
+  await app.register(gauges, { lastSeen })
+
+  await app.register(operator, {
+    metricsBearer: config.metricsBearer?.reveal(),
+    metricsOpen: config.mode === 'dev',
+    adminToken: config.caracalAdminToken?.reveal(),
+  })
+  await app.register(guarded, {
+    mandateUses: config.mandateUses,
+    jtiFailOpen: config.jtiFailOpen,
+    maxRequestBytes: config.maxRequestBytes,
+    upstreamTimeout: config.upstreamTimeout,
+    streamIdleTimeout: config.streamIdleTimeout,
+    trust: proxyTrust(config.trustProxy),
+    now: Date.now,
+  })
+  return app
+}
+
+/** Fastify on plain HTTP, or on TLS when a certificate is configured. */
+function listener(config: Config, app: () => FastifyInstance): FastifyInstance {
+  const options: FastifyHttpOptions<Server> = {
+    loggerInstance: pino(
+      { level: config.logLevel, serializers: { err: loggedError } },
+      destination({ sync: false }),
+    ),
+    logController: new LogController({ disableRequestLogging: true }),
+    genReqId: requestIdOf,
+    rewriteUrl: request => routedUrl(request.url ?? '/'),
+    frameworkErrors: (error, request, reply) => void refuse(app(), error, request, reply),
+    clientErrorHandler: (error, socket) => app().connections.failed(error, socket),
+    exposeHeadRoutes: false,
+    // A request that comes while the gateway drains is served, and its connection closed.
+    return503OnClosing: false,
+    forceCloseConnections: 'idle',
+    requestTimeout: config.readTimeout,
+    keepAliveTimeout: config.idleTimeout,
+  }
+  const http = {
+    headersTimeout: config.readHeaderTimeout,
+    // Node looks for late requests this often.
+    connectionsCheckingInterval: Math.min(1_000, Math.ceil(config.readHeaderTimeout / 4)),
+    // The gateway refuses a missing Host itself, in its own words.
+    requireHostHeader: false,
+  }
+  const { tlsCertFile, tlsKeyFile } = config
+  if (tlsCertFile === undefined || tlsKeyFile === undefined) return Fastify({ ...options, http })
+  const tls = { cert: pem(tlsCertFile), key: pem(tlsKeyFile), minVersion: 'TLSv1.2' as const }
+  const secure = { ...options, https: { ...http, ...tls } }
+  return Fastify(secure as FastifyHttpOptions<Server>)
+}
+
+function storeOptions(config: Config) {
+  if (config.redisUrl === undefined) return { store: createMemoryStore() }
+  return {
+    url: config.redisUrl.reveal(),
+    ca: pem(config.redisCaFile),
+    dialTimeout: config.redisDialTimeout,
+    readTimeout: config.redisReadTimeout,
+  }
+}
+
+/** The text of a PEM file; whether it holds certificates was checked with the configuration. */
+function pem(file: string | undefined): string | undefined {
+  return file === undefined ? undefined : readFileSync(file, 'utf8')
+}

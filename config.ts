@@ -1,0 +1,952 @@
+// Guarantees that a configuration is whole and sound before anything listens, that every problem is
+// told at once by the variable's name, and that no variable's text appears in a problem: whatever an
+// operator pastes into the wrong place stays out of the log.
+
+import { createPrivateKey, X509Certificate } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { BlockList, isIP } from 'node:net'
+import envSchema, { type EnvSchemaOpt } from 'env-schema'
+import { type Static, Type } from 'typebox'
+import { formatDuration, parseDuration } from './lib/duration.ts'
+import { Secret } from './lib/secret.ts'
+
+/** What a text breaks: the rest of a sentence that begins with the variable's name. */
+class Unfit {
+  readonly rule: string
+
+  constructor(rule: string) {
+    this.rule = rule
+  }
+}
+
+/** How the text of a variable is read, and what the documentation calls that form. */
+interface Kind<T> {
+  readonly form: string
+  /** May be read from a file that the variable `NAME_FILE` names. */
+  readonly secret?: boolean
+  readonly read: (text: string) => T | Unfit
+}
+
+const kind = <T>(form: string, read: Kind<T>['read']): Kind<T> => ({ form, read })
+const secret = (form: string, read: Kind<Secret>['read']): Kind<Secret> => ({
+  form,
+  read,
+  secret: true,
+})
+
+const KINDS = {
+  text: kind('text', text => text),
+  file: kind('path', text => text),
+  host: kind('address or name', readHost),
+  hosts: kind('list of host names', readHosts),
+  networks: kind('list of addresses and CIDRs', readNetworks),
+  proxies: kind('boolean, or list of addresses and CIDRs', readProxies),
+  uses: kind('list', readUses),
+  boolean: kind('boolean', readBoolean),
+  port: kind('integer', text => readInteger(text, 0, 65_535)),
+  count: kind('integer', text => readInteger(text, 1, Number.MAX_SAFE_INTEGER)),
+  pause: kind('duration', text => readDuration(text, 0)),
+  timeout: kind('duration', text => readDuration(text, 1)),
+  durability: kind('`relaxed`', readDurability),
+  stsUrl: kind('URL', readStsUrl),
+  redisUrl: secret('URL', readRedisUrl),
+  hmacKey: secret('hex, 32 bytes at least', readHmacKey),
+  bearer: secret('text', readBearer),
+}
+
+type KindName = keyof typeof KINDS
+type Fit<K extends KindName> = Exclude<ReturnType<(typeof KINDS)[K]['read']>, Unfit>
+
+/** What the documentation says of a variable. */
+export interface About {
+  /** Meaning, and the risk where there is one. */
+  readonly description: string
+  /** As it would be written in the environment. */
+  readonly default?: string
+  /** The default in words, where it depends on another variable. */
+  readonly defaultNote?: string
+  /** Of a number that is no duration. */
+  readonly unit?: string
+  /** The modes in which the gateway does not start without the variable. */
+  readonly requiredIn?: 'every mode' | '`rc` and `stable`'
+}
+
+/** An entry of the schema: documentation beside type, `form` and `secret` taken from the kind. */
+interface Entry extends About {
+  readonly form: string
+  readonly secret: boolean
+}
+
+/** A variable that always has a value, because it has a default. */
+function variable<K extends KindName>(parse: K, about: About & { readonly default: string }) {
+  const { form, secret = false }: Kind<unknown> = KINDS[parse]
+  const entry: Entry = { ...about, form, secret }
+  return Object.assign(Type.Unsafe<Fit<K>>({ type: 'string', parse }), entry)
+}
+
+/** A variable that may be absent. */
+function optional<K extends KindName>(parse: K, about: About) {
+  const { form, secret = false }: Kind<unknown> = KINDS[parse]
+  const entry: Entry = { ...about, form, secret }
+  return Type.Optional(Object.assign(Type.Unsafe<Fit<K>>({ type: 'string', parse }), entry))
+}
+
+/** A variable that takes one of a few words. */
+function words<const Words extends string[]>(
+  values: readonly [...Words],
+  about: About & { readonly default: Words[number] },
+) {
+  const entry: Entry = { ...about, form: `\`${values.join('`, `')}\``, secret: false }
+  return Object.assign(Type.Enum(values), entry)
+}
+
+const PUBLISHED = '`rc` and `stable`'
+
+const service = {
+  CARACAL_MODE: words(['dev', 'rc', 'stable'], {
+    default: 'stable',
+    description:
+      'How strict the gateway is. `rc` and `stable` are published modes and equally strict; `dev` lets keys and Redis be absent and must never face a network.',
+  }),
+  HOST: optional('host', {
+    defaultNote: '`::`, in `dev` `127.0.0.1`',
+    description: 'Address to listen on.',
+  }),
+  PORT: variable('port', {
+    default: '8081',
+    description: 'Port to listen on, 0 to 65535; 0 lets the system choose one.',
+  }),
+  LOG_LEVEL: words(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], {
+    default: 'info',
+    description:
+      'Least severity that is logged. `info` logs denials and errors, `debug` every request.',
+  }),
+  TLS_CERT_FILE: optional('file', {
+    description:
+      'PEM certificate chain to serve TLS with, the leaf first. Goes together with `TLS_KEY_FILE`.',
+  }),
+  TLS_KEY_FILE: optional('file', {
+    description: 'PEM private key of `TLS_CERT_FILE`, not encrypted.',
+  }),
+  TRUST_PROXY: variable('proxies', {
+    default: 'false',
+    description:
+      'Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. `false`: none; `true`: whoever calls, so that any caller can forge its address.',
+  }),
+  MAX_REQUEST_BYTES: variable('count', {
+    default: '10485760',
+    unit: 'bytes',
+    description: 'Largest request body that is passed on.',
+  }),
+  MAX_IN_FLIGHT: variable('count', {
+    default: '1000',
+    description:
+      'Requests without response headers that are served at a time; more are refused as `overloaded`. Open streams do not count.',
+  }),
+  MAX_EVENT_LOOP_DELAY: variable('timeout', {
+    default: '1s',
+    description: 'Delay of the event loop above which requests are refused as `overloaded`.',
+  }),
+  SHUTDOWN_DELAY: variable('pause', {
+    default: '0s',
+    description:
+      'Time between the signal to stop and the end of accepting, for load balancers to notice.',
+  }),
+  SHUTDOWN_TIMEOUT: variable('timeout', {
+    default: '15s',
+    description:
+      'Longest time from the signal to stop until the process exits. Keep it under the grace period of whatever kills the process.',
+  }),
+}
+
+const client = {
+  READ_HEADER_TIMEOUT: variable('timeout', {
+    default: '5s',
+    description: 'Longest time from the first byte of a request to the end of its headers.',
+  }),
+  READ_TIMEOUT: variable('timeout', {
+    default: '45s',
+    description:
+      'Longest time from the first byte of a request to the end of its body. Must exceed the sum of `STS_TIMEOUT` and `UPSTREAM_TIMEOUT`.',
+  }),
+  IDLE_TIMEOUT: variable('timeout', {
+    default: '120s',
+    description: 'How long a kept-alive connection may stay without a request.',
+  }),
+}
+
+const sts = {
+  STS_URL: optional('stsUrl', {
+    requiredIn: 'every mode',
+    description:
+      'Base URL of the security token service, without credentials, query and fragment. In `rc` and `stable` it is `https`, or `http` to a loopback or single-label host.',
+  }),
+  STS_ISSUER: optional('text', {
+    description: 'When set, the `iss` claim of a mandate must equal it.',
+  }),
+  STS_TIMEOUT: variable('timeout', {
+    default: '5s',
+    description: 'Longest time for an exchange or a fetch of signing keys.',
+  }),
+  STS_CA_FILE: optional('file', {
+    description: 'PEM certificates of a private CA that is trusted for the STS too.',
+  }),
+  GATEWAY_STS_HMAC_KEY: optional('hmacKey', {
+    requiredIn: PUBLISHED,
+    description:
+      'Key that signs exchanges. The STS of Caracal refuses a gateway that does not sign, in `dev` too.',
+  }),
+  MANDATE_USES: variable('uses', {
+    default: 'gateway',
+    description:
+      'Values of the `use` claim that are accepted in a mandate: `gateway`, `session`, `resource`. A `session` mandate is not consumed by its first use.',
+  }),
+}
+
+const upstream = {
+  UPSTREAM_TIMEOUT: variable('timeout', {
+    default: '30s',
+    description: 'Longest time from dispatch to the response headers of the upstream.',
+  }),
+  STREAM_IDLE_TIMEOUT: variable('timeout', {
+    default: '60s',
+    description:
+      'Longest time for which an upstream may send no byte of a body. A binding may set its own.',
+  }),
+  UPSTREAM_HOST_ALLOWLIST: optional('hosts', {
+    description:
+      'The only upstream hosts that are called; any host when unset. No ports, no wildcards.',
+  }),
+  UPSTREAM_PRIVATE_NETWORKS: words(['allow', 'deny'], {
+    default: 'allow',
+    description:
+      'Whether upstreams on loopback, private, unique-local and CGNAT addresses are called. Link-local and metadata addresses never are.',
+  }),
+  UPSTREAM_CIDR_ALLOWLIST: optional('networks', {
+    description: 'Private networks that are called although `UPSTREAM_PRIVATE_NETWORKS` is `deny`.',
+  }),
+  UPSTREAM_CA_FILE: optional('file', {
+    description: 'PEM certificates of a private CA that is trusted for upstreams too.',
+  }),
+  BINDINGS_FILE: optional('file', {
+    description:
+      'YAML or JSON file of resources and their operations, read again when it changes. Unset: the STS alone decides.',
+  }),
+}
+
+const redis = {
+  REDIS_URL: optional('redisUrl', {
+    requiredIn: PUBLISHED,
+    description:
+      '`redis://` or `rediss://` URL of one Redis server; Sentinel and Cluster are not supported by this version. Unset in `dev`: a store inside the process, which forgets and shares nothing.',
+  }),
+  REDIS_CA_FILE: optional('file', {
+    description: 'PEM certificates of a private CA that is trusted for Redis too.',
+  }),
+  REDIS_DIAL_TIMEOUT: variable('timeout', {
+    default: '5s',
+    description: 'Longest time for connecting to Redis.',
+  }),
+  REDIS_READ_TIMEOUT: variable('timeout', {
+    default: '3s',
+    description: 'Longest time for an answer of Redis.',
+  }),
+  STREAMS_HMAC_KEY: optional('hmacKey', {
+    requiredIn: PUBLISHED,
+    description:
+      'Key that verifies revocation messages. Unset in `dev`: unsigned messages are believed.',
+  }),
+  STREAMS_HMAC_KEY_PREVIOUS: optional('hmacKey', {
+    description: 'Key that verifies revocation messages too, while `STREAMS_HMAC_KEY` is rotated.',
+  }),
+  JTI_FAIL_OPEN: variable('boolean', {
+    default: 'false',
+    description:
+      'Lets a request through when Redis cannot say whether its mandate was used. Refused in `rc` and `stable`: it turns an outage into an open door.',
+  }),
+}
+
+const audit = {
+  AUDIT_HMAC_KEY: optional('hmacKey', {
+    requiredIn: PUBLISHED,
+    description: 'Key that signs audit events. Unset in `dev`: events are not signed.',
+  }),
+  AUDIT_DURABILITY: variable('durability', {
+    default: 'relaxed',
+    description:
+      'How long evidence of a request is kept safe before it reaches Redis. This version knows `relaxed` alone: in memory, lost with the process.',
+  }),
+}
+
+const operators = {
+  CARACAL_ADMIN_TOKEN: optional('bearer', {
+    description:
+      'Bearer token of `POST /internal/revocations/reload`. Unset: the endpoint answers 404.',
+  }),
+  METRICS_BEARER: optional('bearer', {
+    description:
+      'Bearer token of `/metrics` and `/metrics.json`. Unset: both are open in `dev` and closed otherwise.',
+  }),
+}
+
+// Names that a Caracal deployment sets. They are known so that putting this gateway in place of the
+// other one needs no edit, but nothing here acts on them.
+const withoutEffect = {
+  INSECURE_STS: optional('text', {
+    description: '`true`, `1` or `yes` stops the start in `rc` and `stable`.',
+  }),
+  INSECURE_HTTP: optional('text', {
+    description: '`true`, `1` or `yes` stops the start in `rc` and `stable`.',
+  }),
+  WRITE_TIMEOUT: variable('timeout', {
+    default: '60s',
+    description: 'Its form is checked; not enforced by this version.',
+  }),
+  REDIS_WRITE_TIMEOUT: optional('timeout', {
+    description: 'Its form is checked; `REDIS_READ_TIMEOUT` covers a command from end to end.',
+  }),
+  REDIS_POOL_SIZE: optional('text', { description: 'There is no pool: commands are pipelined.' }),
+  REDIS_MIN_IDLE_CONNS: optional('text', { description: 'As `REDIS_POOL_SIZE`.' }),
+  REDIS_POOL_TIMEOUT: optional('text', { description: 'As `REDIS_POOL_SIZE`.' }),
+  DB_MAX_CONNS: optional('text', { description: 'This version uses no database.' }),
+  DB_MIN_CONNS: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
+  DB_CONNECT_TIMEOUT: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
+  DB_MAX_CONN_LIFETIME: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
+  DB_MAX_CONN_IDLE: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
+  DB_HEALTH_CHECK_PERIOD: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
+  AUDIT_REPLAY_DIR: optional('text', { description: 'This version keeps no evidence on disk.' }),
+  OTEL_SERVICE_NAME: optional('text', { description: 'This version sends no traces.' }),
+  OTEL_RESOURCE_ATTRIBUTES: optional('text', { description: 'As `OTEL_SERVICE_NAME`.' }),
+  OTEL_EXPORTER_OTLP_PROTOCOL: optional('text', { description: 'As `OTEL_SERVICE_NAME`.' }),
+}
+
+/**
+ * Every variable: type, default and documentation (contract section 9). Its static type is what the
+ * variables mean, not the texts they are read from.
+ */
+export const schema = Type.Object(
+  {
+    ...service,
+    ...client,
+    ...sts,
+    ...upstream,
+    ...redis,
+    ...audit,
+    ...operators,
+    ...withoutEffect,
+  },
+  { additionalProperties: false },
+)
+
+type Env = Static<typeof schema>
+
+/** The variables by subject, in the order of the documentation. */
+export const SECTIONS: readonly {
+  readonly title: string
+  readonly variables: Readonly<Record<string, Entry>>
+}[] = [
+  { title: 'Process', variables: service },
+  { title: 'Callers', variables: client },
+  { title: 'STS and mandates', variables: sts },
+  { title: 'Upstreams and bindings', variables: upstream },
+  { title: 'Redis, replay and revocation', variables: redis },
+  { title: 'Audit evidence', variables: audit },
+  { title: 'Operator endpoints', variables: operators },
+  { title: 'Taken without effect', variables: withoutEffect },
+]
+
+/** The variables that `NAME_FILE` may stand in for. */
+export const SECRETS: readonly string[] = Object.entries<Entry>(schema.properties)
+  .filter(([, { secret }]) => secret)
+  .map(([name]) => name)
+
+/**
+ * Variables of contract section 9 that would mislead if they were ignored, and the one value of each
+ * that asks for nothing. Each row goes when its feature comes.
+ */
+export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
+  DATABASE_URL: undefined,
+  DATABASE_URL_FILE: undefined,
+  GATEWAY_PLUGINS: undefined,
+  WORKERS: '1',
+  STS_CERT_FILE: undefined,
+  STS_KEY_FILE: undefined,
+  OTEL_EXPORTER_OTLP_ENDPOINT: undefined,
+}
+
+/** The configuration of one gateway. Durations are whole milliseconds. */
+export interface Config {
+  /** `CARACAL_MODE`: `rc` and `stable` are equally strict. */
+  readonly mode: 'dev' | 'rc' | 'stable'
+  /** `HOST`: address to listen on. */
+  readonly host: string
+  /** `PORT`: 0 lets the system choose. */
+  readonly port: number
+  /** `LOG_LEVEL`: pino's name of it. */
+  readonly logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent'
+  /** `TLS_CERT_FILE`: path; present when `tlsKeyFile` is. */
+  readonly tlsCertFile?: string | undefined
+  /** `TLS_KEY_FILE`: path; present when `tlsCertFile` is. */
+  readonly tlsKeyFile?: string | undefined
+  /** `TRUST_PROXY`: nobody, everybody, or these addresses and CIDRs. */
+  readonly trustProxy: boolean | readonly string[]
+  /** `MAX_REQUEST_BYTES`. */
+  readonly maxRequestBytes: number
+  /** `MAX_IN_FLIGHT`: requests without response headers. */
+  readonly maxInFlight: number
+  /** `MAX_EVENT_LOOP_DELAY`, milliseconds. */
+  readonly maxEventLoopDelay: number
+  /** `SHUTDOWN_DELAY`, milliseconds; may be 0. */
+  readonly shutdownDelay: number
+  /** `SHUTDOWN_TIMEOUT`, milliseconds. */
+  readonly shutdownTimeout: number
+  /** `READ_HEADER_TIMEOUT`, milliseconds. */
+  readonly readHeaderTimeout: number
+  /** `READ_TIMEOUT`, milliseconds; exceeds `stsTimeout + upstreamTimeout`. */
+  readonly readTimeout: number
+  /** `IDLE_TIMEOUT`, milliseconds. */
+  readonly idleTimeout: number
+  /** `STS_URL`: without a slash at its end. */
+  readonly stsUrl: string
+  /** `STS_ISSUER`: the `iss` that mandates must have. */
+  readonly stsIssuer?: string | undefined
+  /** `STS_TIMEOUT`, milliseconds. */
+  readonly stsTimeout: number
+  /** `STS_CA_FILE`: path of PEM certificates. */
+  readonly stsCaFile?: string | undefined
+  /** `GATEWAY_STS_HMAC_KEY`, hex. */
+  readonly gatewayStsHmacKey?: Secret | undefined
+  /** `MANDATE_USES`: accepted values of the `use` claim, none twice. */
+  readonly mandateUses: readonly string[]
+  /** `UPSTREAM_TIMEOUT`, milliseconds. */
+  readonly upstreamTimeout: number
+  /** `STREAM_IDLE_TIMEOUT`, milliseconds. */
+  readonly streamIdleTimeout: number
+  /** `UPSTREAM_HOST_ALLOWLIST`: as `URL.hostname` writes them, no dot at the end; empty: any host. */
+  readonly upstreamHostAllowlist: readonly string[]
+  /** `UPSTREAM_PRIVATE_NETWORKS`. */
+  readonly upstreamPrivateNetworks: 'allow' | 'deny'
+  /** `UPSTREAM_CIDR_ALLOWLIST`: addresses and CIDRs. */
+  readonly upstreamCidrAllowlist: readonly string[]
+  /** `UPSTREAM_CA_FILE`: path of PEM certificates. */
+  readonly upstreamCaFile?: string | undefined
+  /** `BINDINGS_FILE`: path. */
+  readonly bindingsFile?: string | undefined
+  /** `REDIS_URL`: `redis:` or `rediss:`. */
+  readonly redisUrl?: Secret | undefined
+  /** `REDIS_CA_FILE`: path of PEM certificates. */
+  readonly redisCaFile?: string | undefined
+  /** `REDIS_DIAL_TIMEOUT`, milliseconds. */
+  readonly redisDialTimeout: number
+  /** `REDIS_READ_TIMEOUT`, milliseconds. */
+  readonly redisReadTimeout: number
+  /** `STREAMS_HMAC_KEY`, hex. */
+  readonly streamsHmacKey?: Secret | undefined
+  /** `STREAMS_HMAC_KEY_PREVIOUS`, hex; only together with `streamsHmacKey`. */
+  readonly streamsHmacKeyPrevious?: Secret | undefined
+  /** `JTI_FAIL_OPEN`: true only in `dev`. */
+  readonly jtiFailOpen: boolean
+  /** `AUDIT_HMAC_KEY`, hex. */
+  readonly auditHmacKey?: Secret | undefined
+  /** `AUDIT_DURABILITY`. */
+  readonly auditDurability: 'relaxed'
+  /** `CARACAL_ADMIN_TOKEN`. */
+  readonly caracalAdminToken?: Secret | undefined
+  /** `METRICS_BEARER`. */
+  readonly metricsBearer?: Secret | undefined
+}
+
+/** A configuration that the gateway does not start with. */
+export class ConfigError extends Error {
+  /** One sentence a problem, each beginning with the variable's name; free of any value's text. */
+  readonly problems: readonly string[]
+
+  constructor(problems: readonly string[]) {
+    super(['the configuration cannot be used:', ...problems].join('\n  '))
+    this.name = 'ConfigError'
+    this.problems = problems
+  }
+}
+
+/**
+ * Reads the configuration from environment variables (contract section 9) and from the files they
+ * name. Nothing else is read, and `source` is left as it is.
+ *
+ * @param source - usually `process.env`; an empty string counts as unset, unknown names are ignored
+ * @throws ConfigError with every problem there is
+ */
+export function loadConfig(source: NodeJS.ProcessEnv): Config {
+  const report = new Report()
+  refuseUnsupported(source, report)
+  const env = readForms(readTexts(source, report), report)
+  checkRules(env, report)
+  if (report.problems.length > 0 || env.STS_URL === undefined) {
+    throw new ConfigError(report.problems)
+  }
+  return Object.freeze({
+    mode: env.CARACAL_MODE,
+    host: env.HOST ?? (env.CARACAL_MODE === 'dev' ? '127.0.0.1' : '::'),
+    port: env.PORT,
+    logLevel: env.LOG_LEVEL,
+    tlsCertFile: env.TLS_CERT_FILE,
+    tlsKeyFile: env.TLS_KEY_FILE,
+    trustProxy: env.TRUST_PROXY,
+    maxRequestBytes: env.MAX_REQUEST_BYTES,
+    maxInFlight: env.MAX_IN_FLIGHT,
+    maxEventLoopDelay: env.MAX_EVENT_LOOP_DELAY,
+    shutdownDelay: env.SHUTDOWN_DELAY,
+    shutdownTimeout: env.SHUTDOWN_TIMEOUT,
+    readHeaderTimeout: env.READ_HEADER_TIMEOUT,
+    readTimeout: env.READ_TIMEOUT,
+    idleTimeout: env.IDLE_TIMEOUT,
+    stsUrl: env.STS_URL,
+    stsIssuer: env.STS_ISSUER,
+    stsTimeout: env.STS_TIMEOUT,
+    stsCaFile: env.STS_CA_FILE,
+    gatewayStsHmacKey: env.GATEWAY_STS_HMAC_KEY,
+    mandateUses: env.MANDATE_USES,
+    upstreamTimeout: env.UPSTREAM_TIMEOUT,
+    streamIdleTimeout: env.STREAM_IDLE_TIMEOUT,
+    upstreamHostAllowlist: env.UPSTREAM_HOST_ALLOWLIST ?? [],
+    upstreamPrivateNetworks: env.UPSTREAM_PRIVATE_NETWORKS,
+    upstreamCidrAllowlist: env.UPSTREAM_CIDR_ALLOWLIST ?? [],
+    upstreamCaFile: env.UPSTREAM_CA_FILE,
+    bindingsFile: env.BINDINGS_FILE,
+    redisUrl: env.REDIS_URL,
+    redisCaFile: env.REDIS_CA_FILE,
+    redisDialTimeout: env.REDIS_DIAL_TIMEOUT,
+    redisReadTimeout: env.REDIS_READ_TIMEOUT,
+    streamsHmacKey: env.STREAMS_HMAC_KEY,
+    streamsHmacKeyPrevious: env.STREAMS_HMAC_KEY_PREVIOUS,
+    jtiFailOpen: env.JTI_FAIL_OPEN,
+    auditHmacKey: env.AUDIT_HMAC_KEY,
+    auditDurability: env.AUDIT_DURABILITY,
+    caracalAdminToken: env.CARACAL_ADMIN_TOKEN,
+    metricsBearer: env.METRICS_BEARER,
+  } satisfies Config)
+}
+
+/** What an operator should know at start of a configuration that is sound but weak, a line each. */
+export function configWarnings(config: Config): string[] {
+  const warnings: string[] = []
+  const { mode, trustProxy, mandateUses } = config
+  const trustsEverybody =
+    trustProxy === true || (Array.isArray(trustProxy) && trustProxy.some(it => it.endsWith('/0')))
+  if (mode !== 'dev' && trustsEverybody) {
+    warnings.push(
+      'TRUST_PROXY believes everybody: callers can forge X-Forwarded-For; name the addresses of your proxies',
+    )
+  }
+  if (mandateUses.includes('session')) {
+    warnings.push(
+      "MANDATE_USES accepts session: such a mandate is not consumed by its first use, and Caracal's STS exchanges only gateway",
+    )
+  }
+  if (mandateUses.includes('resource')) {
+    warnings.push("MANDATE_USES accepts resource: Caracal's STS exchanges only gateway")
+  }
+  if (config.jtiFailOpen) {
+    warnings.push(
+      'JTI_FAIL_OPEN lets a mandate be used again while Redis cannot answer; rc and stable refuse it',
+    )
+  }
+  if (config.upstreamCidrAllowlist.length > 0 && config.upstreamPrivateNetworks === 'allow') {
+    warnings.push(
+      'UPSTREAM_CIDR_ALLOWLIST names exceptions to UPSTREAM_PRIVATE_NETWORKS=deny; with allow it restricts nothing',
+    )
+  }
+  return warnings
+}
+
+/** The problems so far, and the variables that need no second one. */
+class Report {
+  readonly problems: string[] = []
+  readonly #settled = new Set<string>()
+
+  /** @param settles - the variable that is not looked at any further */
+  add(name: string, rule: string, settles = name): void {
+    this.problems.push(`${name} ${rule}`)
+    this.#settled.add(settles)
+  }
+
+  has(...names: readonly string[]): boolean {
+    return names.some(name => this.#settled.has(name))
+  }
+}
+
+function refuseUnsupported(source: NodeJS.ProcessEnv, report: Report): void {
+  for (const [name, harmless] of Object.entries(UNSUPPORTED)) {
+    if (source[name] && source[name] !== harmless) {
+      report.add(name, 'is not supported by this version; unset it')
+    }
+  }
+}
+
+/** The texts of the known variables that are set, secrets from their files where they lie there. */
+function readTexts(source: NodeJS.ProcessEnv, report: Report): Record<string, string> {
+  const texts: Record<string, string> = {}
+  for (const name of Object.keys(schema.properties)) {
+    if (source[name]) texts[name] = source[name]
+  }
+  for (const name of SECRETS) {
+    const path = source[`${name}_FILE`]
+    if (!path || texts[name] !== undefined) continue
+    const text = readFile(path, rule => report.add(`${name}_FILE`, rule, name))?.trimEnd()
+    if (text === '') {
+      report.add(`${name}_FILE`, 'names an empty file; write the secret into it', name)
+    } else if (text !== undefined) {
+      texts[name] = text
+    }
+  }
+  return texts
+}
+
+/** The meaning of the texts. What cannot be read is reported and counts as unset from then on. */
+function readForms(texts: Readonly<Record<string, string>>, report: Report): Env {
+  try {
+    return applySchema(texts)
+  } catch (error) {
+    if (!isValidationError(error)) throw error
+    const sound = { ...texts }
+    for (const { instancePath, message, params } of error.errors) {
+      const name = instancePath.slice(1)
+      const { allowedValues } = params
+      report.add(
+        name,
+        allowedValues ? `must be one of ${allowedValues.join(', ')}` : (message ?? 'is not valid'),
+      )
+      delete sound[name]
+    }
+    return applySchema(sound)
+  }
+}
+
+/** Applies defaults and reads forms; throws a {@link ValidationError}. */
+const applySchema = schemaLoader()
+
+function schemaLoader(): (texts: Readonly<Record<string, string>>) => Env {
+  // The first call leaves the validator here with the schema compiled, which is most of the work.
+  let validator: NonNullable<EnvSchemaOpt['ajv']> = {
+    customOptions: ajv => {
+      validator = ajv
+        .addVocabulary(['form', 'secret', 'unit', 'defaultNote', 'requiredIn'])
+        .addKeyword({ keyword: 'parse', type: 'string', modifying: true, compile: compileParse })
+      return validator
+    },
+  }
+  // Without `env: false` the loader adds the process's own environment to the data.
+  return texts => envSchema<Env>({ schema, env: false, data: texts, ajv: validator })
+}
+
+/** A compiled keyword as the validator calls it; it leaves its errors on itself. */
+interface Validate {
+  (
+    text: string,
+    at?: { parentData: Record<string | number, unknown>; parentDataProperty: string | number },
+  ): boolean
+  errors?: { keyword: string; message: string; params: object }[]
+}
+
+/** The schema keyword `parse`: replaces a text by what it means to the entry of {@link KINDS}. */
+function compileParse(name: KindName): Validate {
+  const { read }: Kind<unknown> = KINDS[name]
+  const validate: Validate = (text, at) => {
+    const meaning = read(text)
+    if (meaning instanceof Unfit) {
+      validate.errors = [{ keyword: 'parse', message: meaning.rule, params: {} }]
+      return false
+    }
+    if (at) at.parentData[at.parentDataProperty] = meaning
+    return true
+  }
+  return validate
+}
+
+interface ValidationError extends Error {
+  readonly errors: readonly {
+    readonly instancePath: string
+    readonly message?: string
+    readonly params: { readonly allowedValues?: readonly string[] }
+  }[]
+}
+
+function isValidationError(error: unknown): error is ValidationError {
+  return error instanceof Error && 'errors' in error && Array.isArray(error.errors)
+}
+
+function checkRules(env: Env, report: Report): void {
+  const published = env.CARACAL_MODE !== 'dev'
+  for (const [name, { requiredIn, secret }] of Object.entries<Entry>(schema.properties)) {
+    if (!requiredIn || Object.hasOwn(env, name) || report.has(name)) continue
+    if (requiredIn === 'every mode') report.add(name, 'is required; set it')
+    else if (published) {
+      report.add(name, `is required in rc and stable; set it${secret ? ` or ${name}_FILE` : ''}`)
+    }
+  }
+  if (published) checkPublished(env, report)
+  if (
+    env.READ_TIMEOUT <= env.STS_TIMEOUT + env.UPSTREAM_TIMEOUT &&
+    !report.has('READ_TIMEOUT', 'STS_TIMEOUT', 'UPSTREAM_TIMEOUT')
+  ) {
+    const sum = formatDuration(env.STS_TIMEOUT + env.UPSTREAM_TIMEOUT)
+    report.add('READ_TIMEOUT', `must exceed STS_TIMEOUT + UPSTREAM_TIMEOUT (${sum}); raise it`)
+  }
+  if (
+    env.STREAMS_HMAC_KEY_PREVIOUS &&
+    !env.STREAMS_HMAC_KEY &&
+    !report.has('STREAMS_HMAC_KEY') // in a published mode, or when it is malformed
+  ) {
+    report.add('STREAMS_HMAC_KEY_PREVIOUS', 'needs STREAMS_HMAC_KEY; set that, or unset this')
+  }
+  checkTlsPair(env, report)
+  for (const name of ['STS_CA_FILE', 'UPSTREAM_CA_FILE', 'REDIS_CA_FILE'] as const) {
+    const pem = readNamedFile(name, env, report)
+    if (pem !== undefined && readCertificates(pem) === undefined) {
+      report.add(name, 'must name a file of PEM certificates')
+    }
+  }
+  readNamedFile('BINDINGS_FILE', env, report)
+}
+
+function checkPublished(env: Env, report: Report): void {
+  if (env.STS_URL?.startsWith('http:') && !isLocalHost(new URL(env.STS_URL).hostname)) {
+    report.add(
+      'STS_URL',
+      'must be https in rc and stable, unless its host is loopback or a single label',
+    )
+  }
+  if (env.JTI_FAIL_OPEN) {
+    report.add('JTI_FAIL_OPEN', 'must not be true in rc and stable; unset it')
+  }
+  for (const name of ['INSECURE_STS', 'INSECURE_HTTP'] as const) {
+    if (/^(?:true|1|yes)$/i.test(env[name] ?? '')) {
+      report.add(name, 'must not be set in rc and stable; unset it')
+    }
+  }
+}
+
+function checkTlsPair(env: Env, report: Report): void {
+  if (env.TLS_CERT_FILE && !env.TLS_KEY_FILE) {
+    report.add('TLS_KEY_FILE', 'is required together with TLS_CERT_FILE; set both or neither')
+  }
+  if (env.TLS_KEY_FILE && !env.TLS_CERT_FILE) {
+    report.add('TLS_CERT_FILE', 'is required together with TLS_KEY_FILE; set both or neither')
+  }
+  const certificatePem = readNamedFile('TLS_CERT_FILE', env, report)
+  const keyPem = readNamedFile('TLS_KEY_FILE', env, report)
+  const leaf = certificatePem && readCertificates(certificatePem)?.[0]
+  if (certificatePem !== undefined && !leaf) {
+    report.add('TLS_CERT_FILE', 'must name a file of PEM certificates, the leaf first')
+  }
+  const key = keyPem && readPrivateKey(keyPem)
+  if (keyPem !== undefined && !key) {
+    report.add('TLS_KEY_FILE', 'must name a file with a PEM private key that is not encrypted')
+  }
+  if (leaf && key && !leaf.checkPrivateKey(key)) {
+    report.add('TLS_KEY_FILE', 'must be the key of the first certificate in TLS_CERT_FILE')
+  }
+}
+
+/** The content of the file that a variable names; `undefined`, and a problem, if it has none. */
+function readNamedFile(
+  name:
+    | 'TLS_CERT_FILE'
+    | 'TLS_KEY_FILE'
+    | `${'STS' | 'UPSTREAM' | 'REDIS'}_CA_FILE`
+    | 'BINDINGS_FILE',
+  env: Env,
+  report: Report,
+): string | undefined {
+  const path = env[name]
+  return path === undefined ? undefined : readFile(path, rule => report.add(name, rule))
+}
+
+function readFile(path: string, fail: (rule: string) => void): string | undefined {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    // The code alone: the message holds the path, and the path may be a secret set by mistake.
+    const code = error instanceof Error && 'code' in error ? ` (${String(error.code)})` : ''
+    fail(`names a file that cannot be read${code}; name one that the gateway may read`)
+    return undefined
+  }
+}
+
+const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g
+
+function readCertificates(pem: string): X509Certificate[] | undefined {
+  try {
+    const certificates = pem.match(CERTIFICATE)?.map(block => new X509Certificate(block))
+    // A block that is cut short would be passed over in silence.
+    return certificates?.length === pem.split('-----BEGIN CERTIFICATE-----').length - 1
+      ? certificates
+      : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function readPrivateKey(pem: string) {
+  try {
+    return createPrivateKey(pem)
+  } catch {
+    return undefined
+  }
+}
+
+// Node's timers take a delay above this for 1 ms.
+const LONGEST_TIMER = 2 ** 31 - 1
+
+function readDuration(text: string, least: number): number | Unfit {
+  const parsed = parseDuration(text)
+  if (parsed === undefined) return new Unfit('must be a duration such as 5s, 1m30s or 250ms')
+  // Rounded up: a duration that is not zero must not become zero, which to many means none.
+  const milliseconds = Math.ceil(parsed)
+  if (milliseconds < least) return new Unfit('must be longer than 0s')
+  if (milliseconds > LONGEST_TIMER) {
+    return new Unfit(`must not be longer than ${formatDuration(LONGEST_TIMER)}`)
+  }
+  return milliseconds
+}
+
+function readInteger(text: string, least: number, most: number): number | Unfit {
+  const number = /^\d+$/.test(text) ? Number(text) : Number.NaN
+  return number >= least && number <= most
+    ? number
+    : new Unfit(`must be a whole number from ${least} to ${most}, in digits`)
+}
+
+/** Go's `strconv.ParseBool`. */
+function readBoolean(text: string): boolean | Unfit {
+  if (/^(?:1|t|T|TRUE|true|True)$/.test(text)) return true
+  if (/^(?:0|f|F|FALSE|false|False)$/.test(text)) return false
+  return new Unfit('must be true or false')
+}
+
+function readDurability(text: string): 'relaxed' | Unfit {
+  return text === 'relaxed'
+    ? text
+    : new Unfit('must be relaxed: strict and synced are not supported by this version; unset it')
+}
+
+function readHost(text: string): string | Unfit {
+  return isIP(text) !== 0 || /^[\w.-]+$/.test(text)
+    ? text
+    : new Unfit('must be an address or a host name, without brackets and port')
+}
+
+/**
+ * The entries of a comma-separated list, each as `read` gives it.
+ *
+ * A list without an entry is refused: to an allowlist it would mean that everything is allowed.
+ */
+function readList(
+  text: string,
+  rule: string,
+  read: (entry: string) => string | undefined,
+): readonly string[] | Unfit {
+  const entries = text
+    .split(',')
+    .map(entry => entry.trim())
+    .filter(entry => entry !== '')
+  if (entries.length === 0) return new Unfit('must have an entry; unset it if it should have none')
+  const list = new Set<string>()
+  for (const [index, entry] of entries.entries()) {
+    const meaning = read(entry)
+    if (meaning === undefined) return new Unfit(`must be ${rule}; look at entry ${index + 1}`)
+    list.add(meaning)
+  }
+  return Object.freeze([...list])
+}
+
+function readUses(text: string): readonly string[] | Unfit {
+  return readList(text, 'a comma-separated list of gateway, session and resource', entry =>
+    ['gateway', 'session', 'resource'].includes(entry) ? entry : undefined,
+  )
+}
+
+function readHosts(text: string): readonly string[] | Unfit {
+  return readList(
+    text,
+    'a comma-separated list of host names, without scheme, port, path and wildcards',
+    canonicalHost,
+  )
+}
+
+/** A host as `URL.hostname` writes it, so that the two can be compared, and no dot at its end. */
+function canonicalHost(host: string): string | undefined {
+  const bare = host.replace(/^\[(.*)\]$/, '$1')
+  if (isIP(bare) === 6) {
+    return bare.includes('%') ? undefined : new URL(`http://[${bare}]`).hostname
+  }
+  const url = `http://${host}`
+  return /^[\p{L}\p{M}\p{N}_.-]+$/u.test(host) && URL.canParse(url)
+    ? new URL(url).hostname.replace(/\.$/, '')
+    : undefined
+}
+
+function readNetworks(text: string): readonly string[] | Unfit {
+  return readList(text, 'a comma-separated list of addresses and CIDRs', networkIn)
+}
+
+function networkIn(entry: string): string | undefined {
+  return isNetwork(entry) ? entry : undefined
+}
+
+function isNetwork(text: string): boolean {
+  const [address = '', prefix, ...rest] = text.split('/')
+  const family = isIP(address)
+  if (family === 0 || address.includes('%') || rest.length > 0) return false
+  if (prefix === undefined) return true
+  return /^(?:0|[1-9]\d{0,2})$/.test(prefix) && Number(prefix) <= (family === 4 ? 32 : 128)
+}
+
+function readProxies(text: string): boolean | readonly string[] | Unfit {
+  const all = readBoolean(text)
+  return all instanceof Unfit
+    ? readList(text, 'true, false, or a comma-separated list of addresses and CIDRs', networkIn)
+    : all
+}
+
+function readStsUrl(text: string): string | Unfit {
+  // `URL` passes over white space, backslashes and a missing `//`; an operator's mistake should not.
+  const url = /^https?:\/\/[^\s\\/?#@]+(?:\/[^\s\\?#]*)?$/i.test(text) && URL.parse(text)
+  if (!url || canonicalHost(url.hostname) === undefined) {
+    return new Unfit(
+      'must be an absolute http or https URL without credentials, query and fragment, such as https://sts.example.com',
+    )
+  }
+  return `${url.origin}${url.pathname}`.replace(/\/+$/, '')
+}
+
+function isLocalHost(host: string): boolean {
+  const address = host.replace(/^\[(.*)\]$/, '$1')
+  const family = isIP(address)
+  if (family === 0) return !host.includes('.')
+  const loopback = new BlockList()
+  loopback.addSubnet('127.0.0.0', 8)
+  loopback.addAddress('::1', 'ipv6')
+  return loopback.check(address, family === 4 ? 'ipv4' : 'ipv6')
+}
+
+function readRedisUrl(text: string): Secret | Unfit {
+  const url = /^rediss?:\/\/[^\s/?#]+(?:\/\d*)?(?:\?[^\s#]*)?$/i.test(text) && URL.parse(text)
+  return url && url.hostname !== ''
+    ? new Secret(text)
+    : new Unfit(
+        'must be redis://host:port/database or rediss://host:port/database, credentials percent-encoded; the sentinel and cluster forms are not supported by this version',
+      )
+}
+
+function readHmacKey(text: string): Secret | Unfit {
+  return /^(?:[0-9a-f]{2}){32,}$/i.test(text)
+    ? new Secret(text)
+    : new Unfit('must be hex digits, 32 bytes (64 digits) at least, such as openssl rand -hex 32')
+}
+
+function readBearer(text: string): Secret | Unfit {
+  // Anything else never arrives in a header as it was written here: no caller could present it.
+  return /^[!-~](?:[ -~]*[!-~])?$/.test(text)
+    ? new Secret(text)
+    : new Unfit('must be printable ASCII without white space at its ends')
+}

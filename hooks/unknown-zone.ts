@@ -1,0 +1,13 @@
+// Denies a zone that no binding names, before its keys would be fetched: a stranger's zone costs nothing.
+import { Denial } from '../denial.ts'
+import type { Bindings } from '../lib/bindings.ts'
+import type { Check } from '../plugins/passage.ts'
+
+/** Denies a zone without a binding where a binding source is configured. */
+export function denyUnknownZone(bindings: Bindings): Check {
+  return (_request, { presented }) => {
+    if (!bindings.configured) return
+    const zone = presented?.claims['zone_id']
+    if (typeof zone !== 'string' || !bindings.hasZone(zone)) throw new Denial('unknown_zone')
+  }
+}

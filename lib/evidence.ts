@@ -1,0 +1,176 @@
+/**
+ * Writes what happened to a request as audit events (contract section 8): no token, credential, query or body.
+ */
+
+/** An event without what the audit plugin adds to all of them. */
+export interface EvidenceEvent {
+  readonly zone_id: string
+  readonly event_type: 'gateway_resource_request' | 'gateway_request_denied' | 'replay_detected'
+  readonly request_id: string
+  readonly decision: 'allow' | 'deny'
+  readonly evaluation_status: string
+  readonly metadata_json: Readonly<Record<string, unknown>>
+}
+
+/** What all events of a request tell of it. */
+export interface RequestFacts {
+  readonly requestId: string
+  readonly zoneId: string
+  readonly clientId: string
+  readonly resource: string
+  readonly subjectFingerprint: string
+  readonly subjectKind: string | undefined
+  readonly agentSessionId: string | undefined
+  readonly delegationEdgeId: string | undefined
+  readonly method: string
+}
+
+/** How a request that passed the exchange ended. */
+export interface RequestOutcome {
+  readonly status: EvaluationStatus
+  readonly errorKind: ErrorKind | undefined
+  /** HTTP status that the caller got, or would have got. */
+  readonly gatewayStatus: number
+  readonly upstreamStatus: number | undefined
+  readonly latencyMs: number
+  readonly responseBytes: number
+  readonly revocationInterrupted: boolean
+  readonly traceId: string | undefined
+  readonly upstreamHost: string | undefined
+  readonly authMode: string | undefined
+  readonly providerId: string | undefined
+  readonly connectionId: string | undefined
+  readonly wouldDeny: string | undefined
+}
+
+/** `evaluation_status` of a `gateway_resource_request`. */
+export type EvaluationStatus = 'executed' | 'upstream_error' | 'upstream_rejected' | 'build_failed'
+
+/** `error_kind` of a `gateway_resource_request`. */
+export type ErrorKind =
+  | 'upstream_not_addressable'
+  | 'provider_host_not_allowed'
+  | 'request_build_failed'
+  | 'transport_error'
+  | 'response_copy_failed'
+
+/** `result_class`: what kind of answer the upstream gave. */
+export function resultClass(upstreamStatus: number | undefined): string {
+  switch (Math.floor((upstreamStatus ?? 0) / 100)) {
+    case 2:
+      return 'success'
+    case 3:
+      return 'redirect'
+    case 4:
+      return 'client_error'
+    case 5:
+      return 'server_error'
+    default:
+      return 'unknown'
+  }
+}
+
+/** How the refusal of a check after the exchange is evidenced. */
+export function refusalOutcome(
+  check: string,
+  dispatched: boolean,
+): Pick<RequestOutcome, 'status' | 'errorKind'> {
+  switch (check) {
+    case 'unrouted_resource':
+      return { status: 'upstream_rejected', errorKind: undefined }
+    case 'unsafe_upstream':
+      return { status: 'upstream_rejected', errorKind: 'upstream_not_addressable' }
+    case 'credential_host':
+      return { status: 'upstream_rejected', errorKind: 'provider_host_not_allowed' }
+    case 'request_build_failed':
+      return { status: 'build_failed', errorKind: 'request_build_failed' }
+    case 'internal_error':
+      return dispatched
+        ? { status: 'upstream_error', errorKind: 'transport_error' }
+        : { status: 'build_failed', errorKind: 'request_build_failed' }
+    default:
+      return { status: 'upstream_error', errorKind: 'transport_error' }
+  }
+}
+
+/** The event of a request that passed the exchange. */
+export function resourceRequestEvent(facts: RequestFacts, outcome: RequestOutcome): EvidenceEvent {
+  return {
+    zone_id: facts.zoneId,
+    event_type: 'gateway_resource_request',
+    request_id: facts.requestId,
+    decision: 'allow',
+    evaluation_status: outcome.status,
+    metadata_json: present({
+      application_id: facts.clientId,
+      resource: facts.resource,
+      subject_fingerprint: facts.subjectFingerprint,
+      subject_kind: facts.subjectKind,
+      agent_session_id: facts.agentSessionId,
+      delegation_edge_id: facts.delegationEdgeId,
+      method: facts.method,
+      gateway_status: outcome.gatewayStatus,
+      latency_ms: Math.round(outcome.latencyMs),
+      response_bytes: outcome.responseBytes,
+      trace_id: outcome.traceId,
+      upstream_host: outcome.upstreamHost,
+      auth_mode: outcome.authMode,
+      provider_id: outcome.providerId,
+      connection_id: outcome.connectionId,
+      upstream_status: outcome.upstreamStatus,
+      result_class: resultClass(outcome.upstreamStatus),
+      revocation_interrupted: outcome.revocationInterrupted,
+      error_kind: outcome.errorKind,
+      would_deny: outcome.wouldDeny,
+    }),
+  }
+}
+
+/** The event of a denial after the signature was verified and before the exchange. */
+export function deniedEvent(facts: RequestFacts, check: string, status: number): EvidenceEvent {
+  return {
+    zone_id: facts.zoneId,
+    event_type: 'gateway_request_denied',
+    request_id: facts.requestId,
+    decision: 'deny',
+    evaluation_status: check,
+    metadata_json: present({
+      reason: check,
+      application_id: facts.clientId,
+      resource: facts.resource,
+      subject_fingerprint: facts.subjectFingerprint,
+      subject_kind: facts.subjectKind,
+      agent_session_id: facts.agentSessionId,
+      delegation_edge_id: facts.delegationEdgeId,
+      method: facts.method,
+      gateway_status: status,
+    }),
+  }
+}
+
+/** The event of a mandate that was presented again. */
+export function replayEvent(facts: RequestFacts, jti: string): EvidenceEvent {
+  return {
+    zone_id: facts.zoneId,
+    event_type: 'replay_detected',
+    request_id: facts.requestId,
+    decision: 'deny',
+    evaluation_status: 'anomaly',
+    metadata_json: present({
+      jti,
+      resource: facts.resource,
+      client_id: facts.clientId,
+      subject_fp: facts.subjectFingerprint,
+      request_id: facts.requestId,
+      agent_session_id: facts.agentSessionId,
+      delegation_edge_id: facts.delegationEdgeId,
+    }),
+  }
+}
+
+function present(members: Record<string, unknown>): Record<string, unknown> {
+  for (const name of Object.keys(members)) {
+    if (members[name] === undefined) delete members[name]
+  }
+  return members
+}

@@ -1,0 +1,101 @@
+/**
+ * The verified mandate: what a request may rely on once its signature holds (contract section 3).
+ */
+import { createHash } from 'node:crypto'
+import type { PresentedToken } from './bearer.ts'
+
+/** Claims of a team's own; extend by declaration merging. */
+// oxlint-disable-next-line typescript/no-empty-interface -- an empty interface is what merging needs
+export interface MandateClaims {}
+
+/** The four anchors that a revocation can name (contract section 6). */
+export interface Anchors {
+  readonly sid?: string
+  readonly rootSid?: string
+  readonly agentSessionId?: string
+  readonly delegationEdgeId?: string
+}
+
+/** A verified mandate. */
+export interface Mandate {
+  readonly zoneId: string
+  readonly clientId: string
+  /** Claim `jti`; `''` when absent, which a check of its own refuses. */
+  readonly jti: string
+  /** Claim `use`; `''` when absent. */
+  readonly use: string
+  /** Unix seconds. */
+  readonly exp: number
+  /** Claim `target`; `undefined` when the mandate names none. */
+  readonly target: readonly string[] | undefined
+  readonly scopes: ReadonlySet<string>
+  readonly subjectKind: 'user' | 'application' | undefined
+  readonly anchors: Anchors
+  /** All verified claims. */
+  readonly claims: Readonly<Record<string, unknown>> & Readonly<MandateClaims>
+}
+
+const IDENTIFIER = /^[A-Za-z0-9._:-]{1,128}$/
+
+/** Whether a `zone_id` or `client_id` claim has the form that contract section 2 wants. */
+export function isIdentifier(value: unknown): value is string {
+  return typeof value === 'string' && IDENTIFIER.test(value)
+}
+
+/**
+ * The mandate of verified claims.
+ *
+ * @param presented the token whose zone and client have been checked for form
+ * @param claims what its verification returned
+ */
+export function mandateOf(
+  presented: PresentedToken,
+  claims: Readonly<Record<string, unknown>>,
+): Mandate {
+  const subType = claims['sub_type']
+  return {
+    zoneId: text(claims['zone_id']) ?? '',
+    clientId: text(claims['client_id']) ?? '',
+    jti: text(claims['jti']) ?? '',
+    use: text(claims['use']) ?? '',
+    exp: presented.exp,
+    target: targetOf(claims['target']),
+    scopes: new Set(
+      text(claims['scope'])
+        ?.split(' ')
+        .filter(scope => scope !== ''),
+    ),
+    subjectKind: subType === 'user' || subType === 'application' ? subType : undefined,
+    anchors: anchorsOf(claims),
+    claims,
+  }
+}
+
+/** A `target` of a wrong type names no resource: it must not read as "no restriction". */
+function targetOf(target: unknown): readonly string[] | undefined {
+  if (target === undefined) return undefined
+  if (typeof target === 'string') return [target]
+  return Array.isArray(target) ? target.filter(entry => typeof entry === 'string') : []
+}
+
+function anchorsOf(claims: Readonly<Record<string, unknown>>): Anchors {
+  const sid = text(claims['sid'])
+  const rootSid = text(claims['root_sid'])
+  const agentSessionId = text(claims['agent_session_id'])
+  const delegationEdgeId = text(claims['delegation_edge_id'])
+  return {
+    ...(sid !== undefined && { sid }),
+    ...(rootSid !== undefined && { rootSid }),
+    ...(agentSessionId !== undefined && { agentSessionId }),
+    ...(delegationEdgeId !== undefined && { delegationEdgeId }),
+  }
+}
+
+function text(value: unknown): string | undefined {
+  return typeof value === 'string' && value !== '' ? value : undefined
+}
+
+/** The first 16 hex digits of the bearer's SHA-256: names a token in evidence without revealing it. */
+export function subjectFingerprint(token: string): string {
+  return createHash('sha256').update(token).digest('hex').slice(0, 16)
+}

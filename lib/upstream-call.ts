@@ -1,0 +1,161 @@
+/**
+ * One request to an upstream: knows when its first byte went out, ends within its time, and can be cut at any moment.
+ *
+ * It speaks undici's dispatch protocol itself: `Dispatcher.request` tells nobody when the first byte is written,
+ * which the caller of a failed request must be told (contract section 2, `dispatched`).
+ */
+import { Readable } from 'node:stream'
+import type { Dispatcher } from 'undici'
+
+/** What goes to the upstream, and within which times. */
+export interface UpstreamRequest {
+  readonly origin: string
+  /** Path and query. */
+  readonly path: string
+  readonly method: string
+  /** Flat list of names and values. */
+  readonly headers: string[]
+  readonly body: Readable | null
+  /** From dispatch to response headers, in milliseconds. */
+  readonly headersTimeout: number
+  /** Longest silence within a response body, in milliseconds. */
+  readonly idleTimeout: number
+}
+
+/** An upstream's answer; its headers are a flat list of names and values, latin1 text of the bytes that came. */
+export interface UpstreamResponse {
+  readonly statusCode: number
+  readonly headers: readonly string[]
+  readonly body: Readable
+}
+
+/** The upstream's response headers did not come within `headersTimeout`. */
+export class HeadersTimeout extends Error {
+  constructor() {
+    super('no response headers within UPSTREAM_TIMEOUT')
+    this.name = 'HeadersTimeout'
+  }
+}
+
+/** One request to an upstream. `onResponse` and `onFailure`: exactly one of them is called, once. */
+export class UpstreamCall implements Dispatcher.DispatchHandler {
+  readonly #request: UpstreamRequest
+  readonly #onResponse: (response: UpstreamResponse) => void
+  readonly #onFailure: (error: Error) => void
+  #controller: Dispatcher.DispatchController | undefined
+  #timer: NodeJS.Timeout | undefined
+  #body: Readable | undefined
+  #reason: Error | undefined
+  #answered = false
+  #ended = false
+  #dispatched = false
+  #failed = false
+  #receivedBytes = 0
+
+  constructor(
+    request: UpstreamRequest,
+    onResponse: (response: UpstreamResponse) => void,
+    onFailure: (error: Error) => void,
+  ) {
+    this.#request = request
+    this.#onResponse = onResponse
+    this.#onFailure = onFailure
+  }
+
+  /** Whether a byte of the request can have reached the upstream. */
+  get dispatched(): boolean {
+    return this.#dispatched
+  }
+
+  /** Bytes of the response body so far. */
+  get receivedBytes(): number {
+    return this.#receivedBytes
+  }
+
+  /** Whether the call ended before its response was whole. */
+  get failed(): boolean {
+    return this.#failed
+  }
+
+  /** Sends the request. */
+  start(dispatcher: Dispatcher): void {
+    const { headersTimeout, idleTimeout, ...request } = this.#request
+    this.#timer = setTimeout(() => this.abort(new HeadersTimeout()), headersTimeout)
+    const options: Dispatcher.DispatchOptions = {
+      ...request,
+      method: request.method as Dispatcher.HttpMethod,
+      // The time to the headers is measured from dispatch; undici would start it after the request is sent.
+      headersTimeout: 0,
+      bodyTimeout: idleTimeout,
+    }
+    try {
+      dispatcher.dispatch(options, this)
+    } catch (error) {
+      this.#fail(error instanceof Error ? error : new Error('dispatch failed', { cause: error }))
+    }
+  }
+
+  /** Ends the call: the upstream's connection is closed, and a body under way breaks off with `reason`. */
+  abort(reason: Error): void {
+    if (this.#reason !== undefined || this.#ended) return
+    this.#reason = reason
+    this.#failed = true
+    if (this.#controller !== undefined) this.#controller.abort(reason)
+    else this.#fail(reason)
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    this.#controller = controller
+    if (this.#reason === undefined) this.#dispatched = true
+    else controller.abort(this.#reason)
+  }
+
+  onRequestUpgrade(controller: Dispatcher.DispatchController): void {
+    controller.abort(new Error('the upstream switched protocols unasked'))
+  }
+
+  onResponseStart(controller: Dispatcher.DispatchController, statusCode: number): void {
+    if (statusCode < 200) return
+    clearTimeout(this.#timer)
+    this.#answered = true
+    this.#body = new Readable({
+      read: () => controller.resume(),
+      destroy: (error, callback) => {
+        if (!this.#ended) this.abort(error ?? new Error('the response is no longer wanted'))
+        callback(error)
+      },
+    })
+    // Whoever reads the body hears of its end; an upstream that dies before that must not crash the process.
+    this.#body.on('error', () => {})
+    this.#onResponse({ statusCode, headers: latin1(controller.rawHeaders), body: this.#body })
+  }
+
+  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.#receivedBytes += chunk.length
+    if (this.#body?.push(chunk) === false) controller.pause()
+  }
+
+  onResponseEnd(): void {
+    this.#ended = true
+    this.#body?.push(null)
+  }
+
+  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
+    this.#failed = true
+    if (this.#answered) this.#body?.destroy(this.#reason ?? error)
+    else this.#fail(this.#reason ?? error)
+  }
+
+  #fail(error: Error): void {
+    if (this.#answered) return
+    this.#answered = true
+    clearTimeout(this.#timer)
+    this.#request.body?.destroy()
+    this.#onFailure(error)
+  }
+}
+
+function latin1(raw: Dispatcher.DispatchController['rawHeaders']): string[] {
+  if (!Array.isArray(raw)) return []
+  return raw.map(part => (typeof part === 'string' ? part : part.toString('latin1')))
+}

@@ -1,0 +1,141 @@
+/**
+ * Guarantees that whatever goes wrong is answered in the gateway's own words: no stack, no message of a library, no
+ * token (contract section 2).
+ */
+import { STATUS_CODES } from 'node:http'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import { Denial } from '../denial.ts'
+
+/** The body of a refusal, and the headers that go with it. */
+export interface RefusalAnswer {
+  readonly body: string
+  readonly headers: Record<string, string>
+}
+
+/** What an answer must tell beside the denial itself. */
+export interface RefusalContext {
+  readonly requestId: string
+  /** Whether a byte of the request can have reached the upstream. */
+  readonly dispatched: boolean
+  /** Whether the mandate was used up. */
+  readonly spent: boolean
+}
+
+/** The answer to a denial (contract section 2; RFC 6750 section 3 for the challenge). */
+export function refusalAnswer(denial: Denial, context: RefusalContext): RefusalAnswer {
+  const dispatched = context.dispatched ? 'unknown' : 'no'
+  const headers: Record<string, string> = {
+    'content-type': 'application/json',
+    'cache-control': 'no-store',
+    'x-request-id': context.requestId,
+    'x-caracal-dispatched': dispatched,
+  }
+  if (denial.statusCode === 401 || denial.statusCode === 403) {
+    headers['www-authenticate'] = challenge(denial)
+  }
+  if (denial.statusCode === 503) headers['retry-after'] = '1'
+  if (context.dispatched) headers['x-should-retry'] = 'false'
+  else if (denial.statusCode === 503 && !context.spent) headers['x-should-retry'] = 'true'
+  Object.assign(headers, denial.headers)
+  const body = JSON.stringify({
+    ...denial.members,
+    error: denial.error,
+    error_description: denial.description,
+    requestId: context.requestId,
+    dispatched,
+  })
+  return { body, headers }
+}
+
+function challenge(denial: Denial): string {
+  // RFC 6750 section 3.1: a request without credentials is told the scheme alone.
+  if (denial.check === 'missing_bearer') return 'Bearer realm="caracal"'
+  const code = denial.statusCode === 403 ? 'insufficient_scope' : 'invalid_token'
+  // The description goes into a quoted-string, whose alphabet RFC 6750 section 3 narrows.
+  const description = denial.description.replace(/[^\x20\x21\x23-\x5b\x5d-\x7e]/g, '?')
+  return `Bearer realm="caracal", error="${code}", error_description="${description}"`
+}
+
+/** The bytes of a refusal where there is no reply to send it with: what the HTTP parser refuses, and `CONNECT`. */
+export function rawRefusal(denial: Denial, requestId: string): string {
+  const { body, headers } = refusalAnswer(denial, { requestId, dispatched: false, spent: false })
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
+  return (
+    `HTTP/1.1 ${denial.statusCode} ${STATUS_CODES[denial.statusCode] ?? ''}\r\n${lines.join('')}` +
+    `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`
+  )
+}
+
+/** The denial that an error amounts to: itself, or the gateway's own words for a framework's or our fault. */
+export function asDenial(error: unknown): Denial {
+  if (error instanceof Denial) return error
+  const status =
+    error instanceof Error && 'statusCode' in error && typeof error.statusCode === 'number'
+      ? error.statusCode
+      : 500
+  if (status < 400 || status > 499) return new Denial('internal_error', { cause: error })
+  const description = (STATUS_CODES[status] ?? 'malformed request').toLowerCase()
+  return new Denial('malformed_request', { status, description, cause: error })
+}
+
+async function answers(app: FastifyInstance): Promise<void> {
+  app.setErrorHandler((error, request, reply) => refuse(app, error, request, reply))
+  app.setNotFoundHandler((request, reply) =>
+    refuse(app, new Error('no route matches'), request, reply),
+  )
+}
+
+/** Answers, counts and logs whatever ended a request before its response. */
+export function refuse(
+  app: FastifyInstance,
+  error: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): FastifyReply {
+  const { passage } = request
+  const denial = passage?.upstreamStatus === undefined ? asDenial(error) : brokenAnswer(error)
+  if (passage !== null) passage.denial = denial
+  const dispatched = passage?.dispatched === true
+  const { body, headers } = refusalAnswer(denial, {
+    requestId: request.id,
+    dispatched,
+    spent: passage?.spent === true,
+  })
+  app.meters.count('requests_denied')
+  app.meters.denied(denial.check)
+  request.log[denial.statusCode >= 500 ? 'warn' : 'info'](
+    {
+      check: denial.check,
+      status: denial.statusCode,
+      dispatched,
+      zone: passage?.mandate?.zoneId,
+      client: passage?.mandate?.clientId,
+      resource: passage?.resource,
+      method: request.method,
+      ms: passage === null ? undefined : Math.round(performance.now() - passage.arrivedAt),
+      err: denial.cause,
+    },
+    'request denied',
+  )
+  // Headers of an answer that broke before its first byte must not colour this one.
+  for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
+  for (const name of reply.raw.getHeaderNames()) reply.raw.removeHeader(name)
+  // A caller that waits for `100 Continue` may send its body or not: nobody can tell where the next request begins.
+  if (request.raw.headers.expect !== undefined && !request.raw.complete) {
+    reply.header('connection', 'close')
+  }
+  // As bytes: Fastify adds a charset to a text's Content-Type.
+  return reply.code(denial.statusCode).headers(headers).send(Buffer.from(body))
+}
+
+/** The upstream had answered, and the answer could not be passed on. */
+function brokenAnswer(error: unknown): Denial {
+  return error instanceof Denial ? error : new Denial('upstream_unreachable', { cause: error })
+}
+
+export default fp(answers, {
+  name: 'answers',
+  fastify: '5.x',
+  dependencies: ['metrics', 'passage'],
+})

@@ -1,0 +1,107 @@
+/**
+ * Guarantees that a request leaves the evidence that is due, once, however it ends (contract section 8).
+ */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import {
+  deniedEvent,
+  type RequestFacts,
+  type RequestOutcome,
+  refusalOutcome,
+  replayEvent,
+  resourceRequestEvent,
+} from '../lib/evidence.ts'
+import { type Mandate, subjectFingerprint } from '../lib/mandate.ts'
+import type { Passage } from './passage.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    evidence: Evidence
+  }
+}
+
+/** Where requests leave their evidence. */
+export interface Evidence {
+  /** Records what is due for a request that is over. A second call, and one while the STS is asked, does nothing. */
+  settle(request: FastifyRequest, passage: Passage, reply: FastifyReply): void
+}
+
+/** What nginx logs for a caller that went before it had an answer. */
+const CALLER_GONE = 499
+
+/** Denials that leave no event: the STS audits its own, and evidence that cannot be kept cannot be kept. */
+const UNRECORDED = new Set(['sts_refused', 'evidence_unavailable'])
+
+async function evidence(app: FastifyInstance): Promise<void> {
+  function settle(request: FastifyRequest, passage: Passage, reply: FastifyReply): void {
+    if (passage.settled || passage.exchanging) return
+    passage.settled = true
+    app.meters.request((performance.now() - passage.arrivedAt) / 1000)
+    const { mandate, denial } = passage
+    if (mandate === undefined) return
+    const facts = requestFacts(request, passage, mandate)
+    if (passage.exchange !== undefined) {
+      const outcome = requestOutcome(passage, reply)
+      if (outcome.status === 'upstream_error') app.meters.count('upstream_errors')
+      app.audit.record(resourceRequestEvent(facts, outcome))
+    } else if (denial?.check === 'replayed') {
+      app.audit.record(replayEvent(facts, mandate.jti))
+    } else if (denial !== undefined && !UNRECORDED.has(denial.check)) {
+      app.audit.record(deniedEvent(facts, denial.check, denial.statusCode))
+    }
+  }
+
+  app.decorate('evidence', { settle })
+}
+
+function requestFacts(request: FastifyRequest, passage: Passage, mandate: Mandate): RequestFacts {
+  return {
+    requestId: request.id,
+    zoneId: mandate.zoneId,
+    clientId: mandate.clientId,
+    resource: passage.resource ?? '',
+    subjectFingerprint: subjectFingerprint(passage.presented?.token ?? ''),
+    subjectKind: mandate.subjectKind,
+    agentSessionId: mandate.anchors.agentSessionId,
+    delegationEdgeId: mandate.anchors.delegationEdgeId,
+    method: request.method,
+  }
+}
+
+function requestOutcome(passage: Passage, reply: FastifyReply): RequestOutcome {
+  const { denial, call, facts } = passage
+  return {
+    ...endOf(passage, reply),
+    gatewayStatus:
+      denial?.statusCode ?? (reply.raw.headersSent ? reply.raw.statusCode : CALLER_GONE),
+    upstreamStatus: passage.upstreamStatus,
+    latencyMs: performance.now() - passage.arrivedAt,
+    responseBytes: call?.receivedBytes ?? 0,
+    revocationInterrupted: denial?.check === 'revoked',
+    traceId: passage.trace?.traceId,
+    upstreamHost: facts?.upstreamHost,
+    authMode: facts?.authMode,
+    providerId: facts?.providerId,
+    connectionId: facts?.connectionId,
+    wouldDeny: passage.wouldDeny,
+  }
+}
+
+function endOf(
+  passage: Passage,
+  reply: FastifyReply,
+): Pick<RequestOutcome, 'status' | 'errorKind'> {
+  const { denial, call, upstreamStatus } = passage
+  if (denial !== undefined) return refusalOutcome(denial.check, passage.dispatched)
+  if (upstreamStatus === undefined)
+    return { status: 'upstream_error', errorKind: 'transport_error' }
+  return reply.raw.writableFinished && call?.failed === false
+    ? { status: 'executed', errorKind: undefined }
+    : { status: 'upstream_error', errorKind: 'response_copy_failed' }
+}
+
+export default fp(evidence, {
+  name: 'evidence',
+  fastify: '5.x',
+  dependencies: ['audit', 'metrics', 'passage'],
+})

@@ -1,0 +1,48 @@
+/**
+ * Shows the state of what the gateway holds as gauges, read when somebody asks (contract section 11).
+ */
+import type { FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
+
+/** What happened last, for gauges that show no present state. */
+export interface LastSeen {
+  /** Milliseconds. */
+  exchangeLatency: number
+  /** Seconds. */
+  revocationPropagation: number
+}
+
+async function gauges(app: FastifyInstance, { lastSeen }: { lastSeen: LastSeen }): Promise<void> {
+  const { meters, sts, audit, revocations, bindings, overload } = app
+  meters.gauge(
+    'sts_exchange_latency_ms',
+    'Duration of the last exchange',
+    () => lastSeen.exchangeLatency,
+  )
+  meters.gauge('sts_circuit_open', 'Whether the STS circuit is open', () => Number(sts.circuitOpen))
+  meters.gauge('audit_queue_depth', 'Audit events that wait for Redis', () => audit.depth)
+  meters.gauge('audit_queue_capacity', 'Audit events that may wait', () => audit.capacity)
+  meters.gauge('revocations_active', 'Anchors that are revoked', () => revocations.size)
+  meters.gauge('revocation_snapshot_age_seconds', 'Age of the revocation state', () =>
+    revocations.snapshotAgeSeconds(),
+  )
+  meters.gauge('revocation_snapshot_fresh', 'Whether the revocation state is fresh', () =>
+    Number(revocations.isFresh()),
+  )
+  meters.gauge(
+    'revocation_propagation_seconds',
+    'Time from a revocation message to its application, for the last one',
+    () => lastSeen.revocationPropagation,
+  )
+  meters.gauge('bindings_loaded', 'Bindings in force', () => bindings.size)
+  meters.gauge('bindings_stale', 'Whether the binding source is invalid now', () =>
+    Number(bindings.stale),
+  )
+  meters.gauge('requests_in_flight', 'Requests without response headers', () => overload.inFlight)
+}
+
+export default fp(gauges, {
+  name: 'gauges',
+  fastify: '5.x',
+  dependencies: ['metrics', 'sts', 'audit', 'revocations', 'bindings', 'overload'],
+})

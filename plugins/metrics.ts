@@ -1,0 +1,149 @@
+/**
+ * Counts what the gateway does, under the names that Caracal's alert rules and dashboards use (contract section 11).
+ *
+ * Each gateway has a registry of its own, and no label holds anything that a caller chooses.
+ */
+import client, { type Counter, type Registry } from '@prometheus-io/client'
+import type { FastifyInstance } from 'fastify'
+import fastifyMetrics from 'fastify-metrics'
+import fp from 'fastify-plugin'
+import { DENIALS } from '../denial.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    meters: Meters
+  }
+}
+
+const PREFIX = 'caracal_gateway_'
+
+/** Counters without labels: name without prefix and `_total`, and help. */
+const COUNTERS = {
+  requests: 'Requests for protected resources',
+  requests_allowed: 'Requests that passed every check and the exchange',
+  requests_denied: 'Requests that the gateway refused',
+  denials_missing_auth: 'Denials: no bearer token',
+  denials_bad_bearer: 'Denials: bearer token malformed, too large, or without what it must claim',
+  denials_expiring: 'Denials: mandate expired, or about to',
+  denials_bad_routing: 'Denials: routing headers, target or binding',
+  denials_path_traversal: 'Denials: path traversal',
+  denials_signature: 'Denials: signature',
+  denials_jti_replay: 'Denials: mandate used before',
+  denials_revoked: 'Denials: session, agent or delegation revoked',
+  denials_revocation_stale: 'Denials: revocation state not fresh',
+  sts_exchange_errors: 'Exchanges that the STS refused or could not answer',
+  sts_exchange_refused: 'Exchanges that the STS refused',
+  sts_exchange_unavailable: 'Exchanges that the STS could not answer',
+  sts_circuit_opened: 'Times the STS circuit opened',
+  sts_circuit_fast_fail: 'Requests refused because the STS circuit was open',
+  upstream_errors: 'Requests that the upstream did not answer, or not to the end',
+  audit_dropped: 'Audit events lost for good',
+  audit_sink_errors: 'Batches of audit events that Redis did not take at once',
+  revocation_messages: 'Revocation messages read',
+  revocation_dead_letters: 'Revocation messages that name nothing to revoke',
+  revocation_invalid_signatures: 'Revocation messages dropped for their signature',
+  revocation_reloads: 'Full rereads of the revocation stream',
+  revocation_reload_errors: 'Rereads of the revocation stream that failed',
+} as const satisfies Record<string, string>
+
+/** A counter without labels, by its name without prefix and `_total`. */
+export type CounterName = keyof typeof COUNTERS
+
+/** A part of a request's way whose time is measured. */
+export type Stage = 'verify' | 'replay' | 'exchange' | 'upstream'
+
+/** What the gateway measures. */
+export interface Meters {
+  readonly registry: Registry
+  /** Adds to a counter. */
+  count(name: CounterName, by?: number): void
+  /** Counts a denial: by its check, and by the counter of the Go gateway where there is one. */
+  denied(check: string): void
+  /** Counts what an observed resource would have refused. */
+  wouldDeny(check: string): void
+  /** Counts a fetch of a zone's keys. */
+  keysFetched(reason: string): void
+  /** Takes a stage's duration, in seconds. */
+  stage(stage: Stage, seconds: number): void
+  /** Takes a request's duration, in seconds. */
+  request(seconds: number): void
+  /** Registers a gauge that is read when somebody asks; `name` is without prefix. */
+  gauge(name: string, help: string, read: () => number): void
+  /** The series without labels, names without prefix and `_total` (contract section 1, `/metrics.json`). */
+  flat(): Promise<Record<string, number>>
+}
+
+async function metrics(app: FastifyInstance): Promise<void> {
+  const registry = new client.Registry()
+  await app.register(fastifyMetrics.default, {
+    endpoint: null,
+    promClient: client,
+    defaultMetrics: { enabled: true, register: registry },
+    routeMetrics: { enabled: false },
+  })
+  const registers = [registry]
+  const counters = Object.fromEntries(
+    Object.entries(COUNTERS).map(([name, help]) => [
+      name,
+      new client.Counter({ name: `${PREFIX}${name}_total`, help, registers }),
+    ]),
+  ) as Record<CounterName, Counter>
+  const labelled = (name: string, help: string, labelNames: string[]) =>
+    new client.Counter({ name: `${PREFIX}${name}_total`, help, labelNames, registers })
+  const denials = labelled('denials', 'Denials by check', ['check'])
+  const wouldDeny = labelled('would_deny', 'Requests an observed resource would refuse', ['check'])
+  const keyFetches = labelled('jwks_refetch', 'Fetches of key sets by reason', ['reason'])
+  for (const check of Object.keys(DENIALS)) denials.inc({ check }, 0)
+
+  const stages = new client.Histogram({
+    name: `${PREFIX}stage_duration_seconds`,
+    help: 'Time that a stage of a request took',
+    labelNames: ['stage'],
+    buckets: [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30],
+    registers,
+  })
+  const requests = new client.Histogram({
+    name: `${PREFIX}request_duration_seconds`,
+    help: 'Time from arrival to the end of the response',
+    buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+    registers,
+  })
+
+  app.decorate('meters', {
+    registry,
+    count: (name, by = 1) => counters[name].inc(by),
+    denied(check) {
+      denials.inc({ check })
+      const row = Object.hasOwn(DENIALS, check) ? DENIALS[check as keyof typeof DENIALS] : undefined
+      if (row !== undefined && 'counter' in row) counters[row.counter].inc()
+    },
+    wouldDeny: check => wouldDeny.inc({ check }),
+    keysFetched: reason => keyFetches.inc({ reason }),
+    stage: (stage, seconds) => stages.observe({ stage }, seconds),
+    request: seconds => requests.observe(seconds),
+    gauge(name, help, read) {
+      new client.Gauge({
+        name: PREFIX + name,
+        help,
+        registers,
+        collect() {
+          this.set(read())
+        },
+      })
+    },
+    async flat() {
+      const figures: Record<string, number> = {}
+      for (const { name, values } of await registry.getMetricsAsJSON()) {
+        const [only] = values
+        if (values.length !== 1 || only === undefined || Object.keys(only.labels).length > 0)
+          continue
+        if (!name.startsWith(PREFIX) || typeof only.value !== 'number') continue
+        const short = name.slice(PREFIX.length).replace(/_total$/, '')
+        figures[short === 'audit_queue_capacity' ? 'audit_queue_cap' : short] = only.value
+      }
+      return figures
+    },
+  } satisfies Meters)
+}
+
+export default fp(metrics, { name: 'metrics', fastify: '5.x' })

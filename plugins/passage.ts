@@ -1,0 +1,135 @@
+/**
+ * One request's way through the gateway: what the checks have established so far, readable by teams only once granted.
+ */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import type { Denial } from '../denial.ts'
+import type { PresentedToken } from '../lib/bearer.ts'
+import type { Directive, DirectiveFacts } from '../lib/directive.ts'
+import type { Mandate } from '../lib/mandate.ts'
+import type { CanonicalPath, RequestTarget } from '../lib/path.ts'
+import type { TraceContext } from '../lib/trace.ts'
+import type { UpstreamCall } from '../lib/upstream-call.ts'
+import type { Binding, Operation } from './bindings.ts'
+import type { Exchange } from './sts.ts'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** The verified mandate. Reading it before its signature was verified throws. */
+    readonly mandate: Mandate
+    /** The resource that the caller names. Reading it before its header was checked throws. */
+    readonly resource: string
+    /** The binding of the mandate's zone and the resource; `undefined` when there is no binding source. */
+    readonly binding: Binding | undefined
+    /** The declared operation that the request matches; `undefined` on resources that enforce none. */
+    readonly operation: Operation | undefined
+    /** The gateway's own record of a proxied request; `null` on routes that are not proxied. */
+    passage: Passage | null
+  }
+}
+
+/** What the gateway knows of a proxied request, filled in by one check after the other. */
+export class Passage {
+  /** `performance.now()` at arrival, in milliseconds. */
+  readonly arrivedAt = performance.now()
+  bearer: string | undefined
+  presented: PresentedToken | undefined
+  resource: string | undefined
+  target: RequestTarget | undefined
+  path: CanonicalPath | undefined
+  mandate: Mandate | undefined
+  binding: Binding | undefined
+  operation: Operation | undefined
+  /** The check that an observed resource would have failed (contract section 10). */
+  wouldDeny: 'undeclared_operation' | 'missing_scope' | undefined
+  trace: TraceContext | undefined
+  /** Whether the jti was spent: from then on the mandate cannot be used again. */
+  spent = false
+  /** Whether the STS is being asked: its answer decides which evidence the request leaves. */
+  exchanging = false
+  exchange: Exchange | undefined
+  facts: DirectiveFacts | undefined
+  directive: Directive | undefined
+  call: UpstreamCall | undefined
+  upstreamStatus: number | undefined
+  /** The refusal that was answered. */
+  denial: Denial | undefined
+  /** A refusal that came from beside the checks (late body, broken framing) and waits for the next step. */
+  interruption: Denial | undefined
+  /** Whether the response is over, or the caller gone. */
+  closed = false
+  /** Whether the request has left its evidence. */
+  settled = false
+
+  /** Whether a byte of the request can have reached the upstream. */
+  get dispatched(): boolean {
+    return this.call?.dispatched === true
+  }
+}
+
+/** A check: returns when the request may go on, throws a `Denial` when it may not. */
+export type Check = (
+  request: FastifyRequest,
+  passage: Passage,
+  reply: FastifyReply,
+) => void | Promise<void>
+
+/**
+ * Makes a Fastify hook of a check.
+ *
+ * A request whose caller has gone in the meantime goes no further: nothing is spent or sent for nobody.
+ */
+export function hook(check: Check) {
+  return (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void): void => {
+    const { passage } = request
+    if (passage === null) {
+      done(new Error('a check ran on a request without a passage'))
+      return
+    }
+    const result = check(request, passage, reply)
+    if (result === undefined) {
+      done(passage.interruption)
+      return
+    }
+    result.then(() => {
+      if (!passage.closed) done(passage.interruption)
+    }, done)
+  }
+}
+
+/** The passage of a proxied request. @throws Error on any other route */
+export function passageOf(request: FastifyRequest): Passage {
+  if (request.passage === null) throw new Error('this route is not proxied')
+  return request.passage
+}
+
+function granted<T>(value: T | undefined, name: string): T {
+  if (value === undefined) throw new Error(`request.${name} is not established yet`)
+  return value
+}
+
+async function passage(app: FastifyInstance): Promise<void> {
+  app.decorateRequest('passage', null)
+  app.decorateRequest('mandate', {
+    getter(this: FastifyRequest) {
+      return granted(passageOf(this).mandate, 'mandate')
+    },
+  })
+  app.decorateRequest('resource', {
+    getter(this: FastifyRequest) {
+      return granted(passageOf(this).resource, 'resource')
+    },
+  })
+  app.decorateRequest('binding', {
+    getter(this: FastifyRequest) {
+      return passageOf(this).binding
+    },
+  })
+  app.decorateRequest('operation', {
+    getter(this: FastifyRequest) {
+      return passageOf(this).operation
+    },
+  })
+}
+
+export default fp(passage, { name: 'passage', fastify: '5.x' })

@@ -1,0 +1,113 @@
+// Guarantees that what operators read of the configuration is what the schema says: writes
+// `.env.example` and `docs/configuration.md` from it. `test/docs.test.ts` fails when they differ.
+
+import { writeFileSync } from 'node:fs'
+import { type About, SECRETS, SECTIONS, UNSUPPORTED } from '../config.ts'
+
+const WIDTH = 100
+
+/** The text of `.env.example`: every variable that does something, set to its default or empty. */
+export function renderEnvExample(): string {
+  const lines = [
+    ...comment(
+      'Written by `npm run docs` from the schema in config.ts. Copy to `.env` and remove the `#` from what you set. An empty value means unset. docs/configuration.md says more.',
+    ),
+  ]
+  for (const { title, variables } of SECTIONS.slice(0, -1)) {
+    lines.push('', `# --- ${title} ${'-'.repeat(WIDTH - title.length - 7)}`)
+    for (const [name, about] of Object.entries(variables)) {
+      const required = about.requiredIn ? ` Required in ${about.requiredIn}.` : ''
+      const note = about.defaultNote ? ` Default: ${about.defaultNote}.` : ''
+      const unit = about.unit ? ` In ${about.unit}.` : ''
+      lines.push('', ...comment(`${about.description}${note}${unit}${required}`))
+      // What every mode needs stands there uncommented, to be filled in.
+      const mark = about.requiredIn === 'every mode' ? '' : '# '
+      lines.push(`${mark}${name}=${about.default ?? ''}`)
+    }
+  }
+  return `${lines.join('\n')}\n`
+}
+
+/** The text of `docs/configuration.md`. */
+export function renderConfigurationDoc(): string {
+  const lines = [
+    '<!-- Written by `npm run docs` from the schema in config.ts; edit that. -->',
+    '',
+    '# Configuration',
+    '',
+    'The gateway is configured by environment variables alone. They are read once, before anything',
+    'listens. Every problem is reported at once, a line each, by the name of the variable and never',
+    'with its value, and the process exits with status 1.',
+    '',
+    '- An empty value means unset. Variables that are not listed here are ignored.',
+    '- A **duration** is written as in Go: `5s`, `1m30s`, `250ms`, `1.5h`; a number alone is none,',
+    '  except `0`. The longest is 596 hours.',
+    '- A **boolean** is `true` or `false` (also `1`, `0`, `t`, `f`, `TRUE`, `FALSE`, `T`, `F`, `True`,',
+    '  `False`).',
+    '- A **list** is separated by commas; spaces around an entry do not count. A list that is set has',
+    '  an entry.',
+    '- A **path** names a file that the gateway can read. A relative one begins at the working',
+    '  directory.',
+    '- **Published** modes are `rc` and `stable`; the default is `stable`.',
+    '',
+    '## Secrets from files',
+    '',
+    'A secret may lie in a file, as container platforms mount it: the variable `NAME_FILE` then holds',
+    'the path of the file for the variable `NAME`. White space at the end of the file is cut. A value',
+    'in the variable itself wins over the file. A file that cannot be read or is empty is a problem',
+    'that stops the start. This goes for',
+    `${SECRETS.map(name => `\`${name}\``).join(',\n')}.`,
+    'Other names that end in `_FILE` are listed below or ignored.',
+  ]
+  for (const { title, variables } of SECTIONS) {
+    lines.push('', `## ${title}`, '')
+    lines.push(
+      '| Variable | Form | Default | Required in | Meaning |',
+      '| --- | --- | --- | --- | --- |',
+    )
+    for (const [name, about] of Object.entries(variables)) {
+      const form = about.unit ? `${about.form} (${about.unit})` : about.form
+      lines.push(row(`\`${name}\``, form, defaultOf(about), about.requiredIn, about.description))
+    }
+  }
+  lines.push(
+    '',
+    '## Not supported by this version',
+    '',
+    'These would mislead if they were ignored. When one is set, the gateway does not start.',
+    '',
+    '| Variable | Accepted all the same |',
+    '| --- | --- |',
+    ...Object.entries(UNSUPPORTED).map(([name, harmless]) =>
+      row(`\`${name}\``, harmless && `\`${harmless}\``),
+    ),
+  )
+  return `${lines.join('\n')}\n`
+}
+
+function defaultOf(about: About): string | undefined {
+  return about.default === undefined ? about.defaultNote : `\`${about.default}\``
+}
+
+function row(...cells: (string | undefined)[]): string {
+  return `| ${cells.map(cell => cell?.replaceAll('|', '\\|') ?? '-').join(' | ')} |`
+}
+
+/** A text as comment lines of the usual width. Backticks mean nothing there. */
+function comment(text: string): string[] {
+  const lines: string[] = []
+  let line = '#'
+  for (const word of text.replaceAll('`', '').split(' ')) {
+    if (line.length + 1 + word.length > WIDTH) {
+      lines.push(line)
+      line = '#'
+    }
+    line += ` ${word}`
+  }
+  return [...lines, line]
+}
+
+if (import.meta.main) {
+  writeFileSync(new URL('../.env.example', import.meta.url), renderEnvExample())
+  writeFileSync(new URL('../docs/configuration.md', import.meta.url), renderConfigurationDoc())
+}

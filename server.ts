@@ -1,0 +1,50 @@
+/**
+ * The process: reads the environment, listens, and stops when it is told to. The only file with side effects.
+ */
+import { fileURLToPath } from 'node:url'
+import closeWithGrace from 'close-with-grace'
+import { ConfigError, createGateway, loadConfig } from './app.ts'
+
+/**
+ * Serves until SIGTERM or SIGINT. A configuration or a dependency that does not allow a start ends the process with
+ * status 1 and one clear line for each problem, before anything listens.
+ *
+ * @param env usually `process.env`; nothing else reads it
+ */
+export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
+  const config = configOf(env)
+  if (config === undefined) return
+  const app = await createGateway(config).catch(startFailed)
+  if (app === undefined) return
+  closeWithGrace(
+    { delay: config.shutdownTimeout, logger: app.log },
+    async ({ err: error }: { err?: Error | undefined }) => {
+      if (error !== undefined) app.log.fatal({ err: error }, 'stopping after an unexpected error')
+      app.readiness.drain()
+      if (error === undefined && config.shutdownDelay > 0) {
+        await new Promise(resolve => setTimeout(resolve, config.shutdownDelay))
+      }
+      await app.close()
+    },
+  )
+  await app.listen({ port: config.port, host: config.host }).catch(startFailed)
+}
+
+function configOf(env: NodeJS.ProcessEnv) {
+  try {
+    return loadConfig(env)
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    process.stderr.write(`${error.message}\n`)
+    process.exitCode = 1
+    return undefined
+  }
+}
+
+/** A dependency that is away is no programming error: its message is what the operator needs. */
+function startFailed(error: Error): undefined {
+  process.stderr.write(`the gateway cannot start: ${error.message}\n`)
+  process.exit(1)
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await serve(process.env)

@@ -1,0 +1,142 @@
+// A real Redis for tests: a child process on loopback, gone with the test that started it.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Redis } from 'ioredis'
+
+/** A running server and the ways to trouble it. */
+export interface TestRedis {
+  readonly url: string
+  readonly port: number
+  /** Process id of the server that runs now. */
+  readonly pid: number
+  /** Sends a command on the test's own connection; waits for a connection if there is none. */
+  command(name: string, ...args: (string | number)[]): Promise<unknown>
+  /** Adds an entry to a stream; resolves to its id. */
+  add(stream: string, fields: Readonly<Record<string, string>>, id?: string): Promise<string>
+  /** All entries of a stream, oldest first. */
+  entries(stream: string): Promise<{ id: string; fields: Record<string, string> }[]>
+  /** Ends the server; what it held is lost. */
+  stop(): Promise<void>
+  /** Starts an empty server on the same port, after {@link TestRedis.stop} if it still runs. */
+  restart(): Promise<void>
+  /** The server answers nothing, but keeps its connections, until {@link TestRedis.resume}. */
+  pause(): void
+  resume(): void
+}
+
+/** What {@link startRedis} needs of a test's context, or of `node:test` itself for a whole file. */
+export interface Cleanup {
+  after(fn: () => Promise<void>): void
+}
+
+/** Options of {@link startRedis}. */
+export interface TestRedisOptions {
+  /** Further arguments of `redis-server`. */
+  readonly args?: readonly string[]
+  /** The password that the server asks for. */
+  readonly password?: string
+}
+
+/**
+ * Starts `redis-server` on a free port, without persistence, and ends it when the test is over.
+ *
+ * @throws Error when the server does not come up; is it installed?
+ */
+export async function startRedis(t: Cleanup, options: TestRedisOptions = {}): Promise<TestRedis> {
+  const dir = await mkdtemp(join(tmpdir(), 'gateway-redis-'))
+  const auth = options.password ? ['--requirepass', options.password] : []
+  const extra = [...auth, ...(options.args ?? [])]
+  const port = await freePort()
+  let server = await serve(port, dir, extra)
+  const client = new Redis({
+    host: '127.0.0.1',
+    port,
+    ...(options.password && { password: options.password }),
+    protocol: 2,
+    maxRetriesPerRequest: null,
+    retryStrategy: () => 20,
+    lazyConnect: true,
+  })
+  client.on('error', () => undefined)
+  t.after(async () => {
+    client.disconnect()
+    await end(server)
+    await rm(dir, { recursive: true, force: true })
+  })
+
+  const command = (name: string, ...args: (string | number)[]) => client.call(name, ...args)
+  return {
+    url: `redis://${options.password ? `:${options.password}@` : ''}127.0.0.1:${port}`,
+    port,
+    get pid() {
+      return server.pid ?? 0
+    },
+    command,
+    async add(stream, fields, id = '*') {
+      return String(await command('XADD', stream, id, ...Object.entries(fields).flat()))
+    },
+    async entries(stream) {
+      return (await client.xrange(stream, '-', '+')).map(([id, flat]) => {
+        const fields: Record<string, string> = {}
+        for (let at = 0; at < flat.length; at += 2) fields[flat[at] ?? ''] = flat[at + 1] ?? ''
+        return { id, fields }
+      })
+    },
+    async stop() {
+      await end(server)
+    },
+    async restart() {
+      await end(server)
+      server = await serve(port, dir, extra)
+    },
+    pause() {
+      server.kill('SIGSTOP')
+    },
+    resume() {
+      server.kill('SIGCONT')
+    },
+  }
+}
+
+/** A port of 127.0.0.1 that nobody listens on. */
+export async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const address = probe.address()
+  probe.close()
+  await once(probe, 'close')
+  if (address === null || typeof address === 'string') throw new Error('no port')
+  return address.port
+}
+
+async function serve(port: number, dir: string, extra: readonly string[]): Promise<ChildProcess> {
+  const args = ['--port', `${port}`, '--bind', '127.0.0.1', '--dir', dir]
+  args.push('--save', '', '--appendonly', 'no', ...extra)
+  const server = spawn('redis-server', args, { stdio: ['ignore', 'pipe', 'ignore'] })
+  // A test run that breaks off leaves no server behind.
+  const onExit = () => server.kill('SIGKILL')
+  process.once('exit', onExit)
+  server.once('exit', () => process.off('exit', onExit))
+  let output = ''
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.once('exit', () => reject(new Error(`redis-server ended: ${output}`)))
+    server.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      output += text
+      if (output.includes('Ready to accept connections')) resolve()
+    })
+  })
+  return server
+}
+
+async function end(server: ChildProcess): Promise<void> {
+  if (server.exitCode !== null || server.signalCode !== null) return
+  const ended = once(server, 'exit')
+  // SIGKILL ends a stopped process too.
+  server.kill('SIGKILL')
+  await ended
+}
