@@ -51,7 +51,7 @@ export async function createGateway(config: Config): Promise<FastifyInstance> {
     }
   }
   app.addHook('onRequest', (request, reply, done) => {
-    reply.header('x-request-id', request.id)
+    void reply.header('x-request-id', request.id)
     done()
   })
 

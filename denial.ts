@@ -214,6 +214,11 @@ export const DENIALS = {
 /** The name of a built-in check: the same in metrics, logs, evidence, `explain` and docs. */
 export type Check = keyof typeof DENIALS
 
+/** Whether a name is a built-in check's. */
+export function isCheck(name: string): name is Check {
+  return Object.hasOwn(DENIALS, name)
+}
+
 /** What a refusal may add to its row of the table. */
 export interface DenialOptions {
   /** Replaces the row's status, where the contract lets another party set it (STS, HTTP parser). */

@@ -36,7 +36,7 @@ function malformed(status: number, description: string): Denial {
 function occurrences(rawHeaders: readonly string[], name: string): number {
   let count = 0
   for (let i = 0; i < rawHeaders.length; i += 2) {
-    const given = rawHeaders[i] as string
+    const given = rawHeaders[i] ?? ''
     if (given.length === name.length && given.toLowerCase() === name) count += 1
   }
   return count

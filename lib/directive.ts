@@ -51,15 +51,17 @@ export function directiveFor(
 
 /** Reads a directive's facts for evidence, whatever state the rest of it is in. */
 export function directiveFacts(raw: Readonly<Record<string, unknown>>): DirectiveFacts {
-  const text = (value: unknown) =>
-    typeof value === 'string' && value !== '' ? value.slice(0, 256) : undefined
   const url = typeof raw['url'] === 'string' ? parseUpstreamUrl(raw['url']) : undefined
   return {
     upstreamHost: url?.host,
-    authMode: text(raw['auth_mode']),
-    providerId: text(raw['provider_id']),
-    connectionId: text(raw['connection_id']),
+    authMode: shortText(raw['auth_mode']),
+    providerId: shortText(raw['provider_id']),
+    connectionId: shortText(raw['connection_id']),
   }
+}
+
+function shortText(value: unknown): string | undefined {
+  return typeof value === 'string' && value !== '' ? value.slice(0, 256) : undefined
 }
 
 /**

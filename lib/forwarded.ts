@@ -32,7 +32,10 @@ export function clientAddress(
   const own = plainAddress(peer)
   if (trust === 'none' || forwardedFor === undefined) return own
   const chain = forwardedFor.split(',').map(entry => entry.trim())
-  if (trust === 'first') return isIP(chain[0] ?? '') === 0 ? own : (chain[0] as string)
+  if (trust === 'first') {
+    const [first = ''] = chain
+    return isIP(first) === 0 ? own : first
+  }
   let current = own
   while (trust(current)) {
     const next = chain.pop()

@@ -95,9 +95,9 @@ export function isReservedHeader(name: string): boolean {
 function connectionOptions(raw: readonly string[]): Set<string> | undefined {
   let named: Set<string> | undefined
   for (let i = 0; i + 1 < raw.length; i += 2) {
-    const name = raw[i] as string
+    const name = raw[i] ?? ''
     if (name.length !== 10 || name.toLowerCase() !== 'connection') continue
-    for (const option of (raw[i + 1] as string).split(',')) {
+    for (const option of (raw[i + 1] ?? '').split(',')) {
       const trimmed = option.trim().toLowerCase()
       if (trimmed !== '' && trimmed !== 'keep-alive' && trimmed !== 'close') {
         named ??= new Set()
@@ -150,10 +150,10 @@ export function upstreamHeaders(input: UpstreamHeaderInput): string[] {
   const { raw, own } = input
   const named = connectionOptions(raw)
   const replaced = new Set<string>()
-  for (let i = 0; i < own.length; i += 2) replaced.add((own[i] as string).toLowerCase())
+  for (let i = 0; i < own.length; i += 2) replaced.add((own[i] ?? '').toLowerCase())
   const headers: string[] = []
   for (let i = 0; i + 1 < raw.length; i += 2) {
-    const name = raw[i] as string
+    const name = raw[i] ?? ''
     const lower = name.toLowerCase()
     if (
       HOP_BY_HOP.has(lower) ||
@@ -166,7 +166,7 @@ export function upstreamHeaders(input: UpstreamHeaderInput): string[] {
     ) {
       continue
     }
-    let value = raw[i + 1] as string
+    let value = raw[i + 1] ?? ''
     if (lower === 'baggage') {
       value = foreignBaggage(value)
       if (value === '') continue
@@ -191,8 +191,8 @@ export function responseHeaders(raw: readonly string[], keepChallenge: boolean):
   const named = connectionOptions(raw)
   const headers: ResponseHeaders = {}
   for (let i = 0; i + 1 < raw.length; i += 2) {
-    const lower = (raw[i] as string).toLowerCase()
-    const value = raw[i + 1] as string
+    const lower = (raw[i] ?? '').toLowerCase()
+    const value = raw[i + 1] ?? ''
     if (
       HOP_BY_HOP.has(lower) ||
       DROPPED_IN_RESPONSE.has(lower) ||

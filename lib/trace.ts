@@ -18,11 +18,12 @@ export interface TraceContext {
 /** The caller's trace context when it is valid, else a new one, not sampled. */
 export function traceContext(traceparent: string | undefined): TraceContext {
   const match = traceparent === undefined ? null : TRACEPARENT.exec(traceparent)
+  const [whole, traceId, more] = match ?? []
   // Version 00 has exactly four fields; later versions may append some.
-  if (traceparent !== undefined && match !== null && !(traceparent.startsWith('00') && match[2])) {
-    return { traceparent, traceId: match[1] as string, inherited: true }
+  if (whole !== undefined && traceId !== undefined && !(whole.startsWith('00') && more)) {
+    return { traceparent: whole, traceId, inherited: true }
   }
   const ids = randomBytes(24).toString('hex')
-  const traceId = ids.slice(0, 32)
-  return { traceparent: `00-${traceId}-${ids.slice(32)}-00`, traceId, inherited: false }
+  const newId = ids.slice(0, 32)
+  return { traceparent: `00-${newId}-${ids.slice(32)}-00`, traceId: newId, inherited: false }
 }

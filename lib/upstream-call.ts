@@ -83,7 +83,6 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     this.#timer = setTimeout(() => this.abort(new HeadersTimeout()), headersTimeout)
     const options: Dispatcher.DispatchOptions = {
       ...request,
-      method: request.method as Dispatcher.HttpMethod,
       // The time to the headers is measured from dispatch; undici would start it after the request is sent.
       headersTimeout: 0,
       bodyTimeout: idleTimeout,

@@ -2,7 +2,6 @@
  * Builds what goes to the upstream from what came, what was judged, and what the directive says (contract section 5).
  */
 import type { IncomingMessage } from 'node:http'
-import type { TLSSocket } from 'node:tls'
 import type { Directive } from './directive.ts'
 import { clientAddress, clientScheme, type ProxyTrust } from './forwarded.ts'
 import { upstreamHeaders } from './headers.ts'
@@ -37,7 +36,7 @@ export function upstreamRequestHeaders(input: UpstreamRequestInput): string[] {
   const { raw, trace, trust, directive } = input
   const { headers, socket } = raw
   const peer = socket.remoteAddress ?? ''
-  const scheme = (socket as Partial<TLSSocket>).encrypted === true ? 'https' : 'http'
+  const scheme = 'encrypted' in socket && socket.encrypted === true ? 'https' : 'http'
   const own = [
     'Host',
     directive.upstream.host,

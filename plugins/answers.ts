@@ -94,7 +94,7 @@ export function refuse(
   reply: FastifyReply,
 ): FastifyReply {
   const { passage } = request
-  const denial = passage?.upstreamStatus === undefined ? asDenial(error) : brokenAnswer(error)
+  const denial = passage?.answer === undefined ? asDenial(error) : brokenAnswer(error)
   if (passage !== null) passage.denial = denial
   const dispatched = passage?.dispatched === true
   const { body, headers } = refusalAnswer(denial, {
@@ -119,11 +119,11 @@ export function refuse(
     'request denied',
   )
   // Headers of an answer that broke before its first byte must not colour this one.
-  for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
+  for (const name of Object.keys(reply.getHeaders())) void reply.removeHeader(name)
   for (const name of reply.raw.getHeaderNames()) reply.raw.removeHeader(name)
   // A caller that waits for `100 Continue` may send its body or not: nobody can tell where the next request begins.
   if (request.raw.headers.expect !== undefined && !request.raw.complete) {
-    reply.header('connection', 'close')
+    void reply.header('connection', 'close')
   }
   // As bytes: Fastify adds a charset to a text's Content-Type.
   return reply.code(denial.statusCode).headers(headers).send(Buffer.from(body))

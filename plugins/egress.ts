@@ -93,6 +93,7 @@ async function egress(app: FastifyInstance, options: EgressOptions): Promise<voi
 
   await app.register(replyFrom, {
     // reply-from's own undici path knows no abort, no first byte and no body on GET: the call dispatches itself.
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- of undici's `request` it calls this form alone
     undici: {
       request: (request: { headers: { [CARRIED]?: Dispatch } }, respond: Respond) => {
         request.headers[CARRIED]?.(agent, respond)
@@ -142,8 +143,8 @@ function checkedLookup(permits: (address: string) => boolean) {
     }
     found.then(
       addresses => {
-        const [first] = addresses as [LookupAddress, ...LookupAddress[]]
-        if (options.all === true) callback(null, addresses)
+        const [first] = addresses
+        if (options.all === true || first === undefined) callback(null, addresses)
         else callback(null, first.address, first.family)
       },
       (error: Error) => callback(error, []),

@@ -23,7 +23,7 @@ declare module 'fastify' {
 /** Where requests leave their evidence. */
 export interface Evidence {
   /** Records what is due for a request that is over. A second call, and one while the STS is asked, does nothing. */
-  settle(request: FastifyRequest, passage: Passage, reply: FastifyReply): void
+  readonly settle: (request: FastifyRequest, passage: Passage, reply: FastifyReply) => void
 }
 
 /** What nginx logs for a caller that went before it had an answer. */
@@ -74,7 +74,7 @@ function requestOutcome(passage: Passage, reply: FastifyReply): RequestOutcome {
     ...endOf(passage, reply),
     gatewayStatus:
       denial?.statusCode ?? (reply.raw.headersSent ? reply.raw.statusCode : CALLER_GONE),
-    upstreamStatus: passage.upstreamStatus,
+    upstreamStatus: passage.answer?.statusCode,
     latencyMs: performance.now() - passage.arrivedAt,
     responseBytes: call?.receivedBytes ?? 0,
     revocationInterrupted: denial?.check === 'revoked',
@@ -91,10 +91,9 @@ function endOf(
   passage: Passage,
   reply: FastifyReply,
 ): Pick<RequestOutcome, 'status' | 'errorKind'> {
-  const { denial, call, upstreamStatus } = passage
+  const { denial, call, answer } = passage
   if (denial !== undefined) return refusalOutcome(denial.check, passage.dispatched)
-  if (upstreamStatus === undefined)
-    return { status: 'upstream_error', errorKind: 'transport_error' }
+  if (answer === undefined) return { status: 'upstream_error', errorKind: 'transport_error' }
   return reply.raw.writableFinished && call?.failed === false
     ? { status: 'executed', errorKind: undefined }
     : { status: 'upstream_error', errorKind: 'response_copy_failed' }

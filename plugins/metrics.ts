@@ -7,7 +7,7 @@ import client, { type Counter, type Registry } from '@prometheus-io/client'
 import type { FastifyInstance } from 'fastify'
 import fastifyMetrics from 'fastify-metrics'
 import fp from 'fastify-plugin'
-import { DENIALS } from '../denial.ts'
+import { DENIALS, isCheck } from '../denial.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -82,12 +82,10 @@ async function metrics(app: FastifyInstance): Promise<void> {
     routeMetrics: { enabled: false },
   })
   const registers = [registry]
-  const counters = Object.fromEntries(
-    Object.entries(COUNTERS).map(([name, help]) => [
-      name,
-      new client.Counter({ name: `${PREFIX}${name}_total`, help, registers }),
-    ]),
-  ) as Record<CounterName, Counter>
+  const counters = new Map<string, Counter>()
+  for (const [name, help] of Object.entries(COUNTERS)) {
+    counters.set(name, new client.Counter({ name: `${PREFIX}${name}_total`, help, registers }))
+  }
   const labelled = (name: string, help: string, labelNames: string[]) =>
     new client.Counter({ name: `${PREFIX}${name}_total`, help, labelNames, registers })
   const denials = labelled('denials', 'Denials by check', ['check'])
@@ -111,25 +109,26 @@ async function metrics(app: FastifyInstance): Promise<void> {
 
   app.decorate('meters', {
     registry,
-    count: (name, by = 1) => counters[name].inc(by),
-    denied(check) {
+    count: (name, by = 1) => counters.get(name)?.inc(by),
+    denied(check: string) {
       denials.inc({ check })
-      const row = Object.hasOwn(DENIALS, check) ? DENIALS[check as keyof typeof DENIALS] : undefined
-      if (row !== undefined && 'counter' in row) counters[row.counter].inc()
+      const row = isCheck(check) ? DENIALS[check] : undefined
+      if (row !== undefined && 'counter' in row) counters.get(row.counter)?.inc()
     },
     wouldDeny: check => wouldDeny.inc({ check }),
     keysFetched: reason => keyFetches.inc({ reason }),
     stage: (stage, seconds) => stages.observe({ stage }, seconds),
     request: seconds => requests.observe(seconds),
     gauge(name, help, read) {
-      new client.Gauge({
+      const gauge = new client.Gauge({
         name: PREFIX + name,
         help,
-        registers,
         collect() {
           this.set(read())
         },
+        registers: [],
       })
+      registry.registerMetric(gauge)
     },
     async flat() {
       const figures: Record<string, number> = {}

@@ -9,7 +9,7 @@ import type { Directive, DirectiveFacts } from '../lib/directive.ts'
 import type { Mandate } from '../lib/mandate.ts'
 import type { CanonicalPath, RequestTarget } from '../lib/path.ts'
 import type { TraceContext } from '../lib/trace.ts'
-import type { UpstreamCall } from '../lib/upstream-call.ts'
+import type { UpstreamCall, UpstreamResponse } from '../lib/upstream-call.ts'
 import type { Binding, Operation } from './bindings.ts'
 import type { Exchange } from './sts.ts'
 
@@ -51,7 +51,8 @@ export class Passage {
   facts: DirectiveFacts | undefined
   directive: Directive | undefined
   call: UpstreamCall | undefined
-  upstreamStatus: number | undefined
+  /** The upstream's answer, from its headers on. */
+  answer: UpstreamResponse | undefined
   /** The refusal that was answered. */
   denial: Denial | undefined
   /** A refusal that came from beside the checks (late body, broken framing) and waits for the next step. */

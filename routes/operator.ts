@@ -38,7 +38,7 @@ export async function operator(app: FastifyInstance, options: OperatorOptions): 
   own(
     '/metrics',
     async (_request, reply) => {
-      reply.type(app.meters.registry.contentType)
+      void reply.type(app.meters.registry.contentType)
       return app.meters.registry.metrics()
     },
     [guardMetrics],

@@ -43,7 +43,7 @@ export async function proxy(app: FastifyInstance, options: ProxyOptions): Promis
       if (request.raw.headers.expect?.toLowerCase() === '100-continue') reply.raw.writeContinue()
       app.meters.count('requests_allowed')
       const dispatchedAt = performance.now()
-      reply.from(NO_SOURCE, {
+      void reply.from(NO_SOURCE, {
         getUpstream: () => upstream.origin,
         rewriteRequestHeaders: () =>
           app.egress.carry((dispatcher, respond) => {
@@ -59,9 +59,7 @@ export async function proxy(app: FastifyInstance, options: ProxyOptions): Promis
             )
             passage.call.start(dispatcher)
           }),
-        onResponse(_request, _reply, response) {
-          sendBody(request, reply, response as unknown as { stream: UpstreamResponse['body'] })
-        },
+        onResponse: () => sendBody(request, reply, passage),
       })
       return reply
     },
@@ -110,11 +108,12 @@ function passOn(
   app: FastifyInstance,
   request: FastifyRequest,
   reply: FastifyReply,
-  { statusCode, headers, body }: UpstreamResponse,
+  answer: UpstreamResponse,
   respond: Respond,
 ): void {
+  const { statusCode, headers, body } = answer
   const passage = passageOf(request)
-  passage.upstreamStatus = statusCode
+  passage.answer = answer
   app.overload.release(passage)
   if (app.revocations.isRevoked(request.mandate.anchors)) {
     body.destroy()
@@ -135,23 +134,20 @@ function passOn(
   })
 }
 
-function sendBody(
-  request: FastifyRequest,
-  reply: FastifyReply,
-  { stream }: { stream: UpstreamResponse['body'] },
-): void {
-  const { upstreamStatus } = passageOf(request)
-  if (upstreamStatus !== undefined) reply.raw.statusCode = upstreamStatus
+/** Sends what reply-from has prepared: the answer's real status, its headers at once, its body as it comes. */
+function sendBody(request: FastifyRequest, reply: FastifyReply, { answer }: Passage): void {
+  if (answer === undefined) throw new Error('there is no answer to send')
+  reply.raw.statusCode = answer.statusCode
   // reply-from closes the connection when the request's body is still coming, which would reset it under the
   // answer; what is left of the body is read for a moment instead (plugins/connections.ts).
-  if (!request.raw.complete) reply.removeHeader('connection')
+  if (!request.raw.complete) void reply.removeHeader('connection')
   // Headers go out although no byte of a body may come for minutes; with one at hand they go out together.
   reply.raw.once('pipe', () => {
     setImmediate(() => {
       if (!reply.raw.headersSent && !reply.raw.destroyed) reply.raw.flushHeaders()
     })
   })
-  void reply.send(stream)
+  void reply.send(answer.body)
 }
 
 /** Names what went wrong on the way to an upstream's response headers. */

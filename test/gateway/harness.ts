@@ -133,7 +133,7 @@ export async function startGateway(
   await until(async () => {
     if (child.exitCode !== null) throw new Error(`the gateway ended: ${output}`)
     if (env['TLS_CERT_FILE'] !== undefined)
-      return logs.some(line => `${line['msg']}`.includes('listening'))
+      return logs.some(line => String(line['msg']).includes('listening'))
     const answer = await call(url, '/ready', { resource: null }).catch(() => undefined)
     return answer?.status === 200
   }, 20_000)
@@ -286,7 +286,7 @@ export async function call(
   const client = new Client(gatewayUrl, { connect: { rejectUnauthorized: false } })
   const response = await client.request({
     path,
-    method: method as 'GET',
+    method,
     headers: {
       ...(token !== null && { authorization: `Bearer ${token}` }),
       ...(resource !== null && { 'x-caracal-resource': resource }),
