@@ -43,6 +43,17 @@ const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', '
  */
 export async function createGateway(config: Config): Promise<FastifyInstance> {
   const app: FastifyInstance = listener(config, () => app)
+  try {
+    await furnish(app, config)
+    return app
+  } catch (error) {
+    // What has started already, a file watcher or a connection, must not outlive the attempt.
+    await app.close()
+    throw error
+  }
+}
+
+async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   for (const warning of configWarnings(config)) app.log.warn(warning)
   // Known to the router, their bodies left alone: what Fastify does with a `QUERY` is not the gateway's to decide.
   for (const method of PROXIED_METHODS) {
@@ -134,7 +145,6 @@ export async function createGateway(config: Config): Promise<FastifyInstance> {
     trust: proxyTrust(config.trustProxy),
     now: Date.now,
   })
-  return app
 }
 
 /** Fastify on plain HTTP, or on TLS when a certificate is configured. */

@@ -1,7 +1,6 @@
 /**
  * The process: reads the environment, listens, and stops when it is told to. The only file with side effects.
  */
-import { fileURLToPath } from 'node:url'
 import closeWithGrace from 'close-with-grace'
 import { ConfigError, createGateway, loadConfig } from './app.ts'
 
@@ -47,4 +46,4 @@ function startFailed(error: Error): undefined {
   process.exit(1)
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await serve(process.env)
+if (import.meta.main) await serve(process.env)
