@@ -102,13 +102,7 @@ export function resourceRequestEvent(facts: RequestFacts, outcome: RequestOutcom
     decision: 'allow',
     evaluation_status: outcome.status,
     metadata_json: present({
-      application_id: facts.clientId,
-      resource: facts.resource,
-      subject_fingerprint: facts.subjectFingerprint,
-      subject_kind: facts.subjectKind,
-      agent_session_id: facts.agentSessionId,
-      delegation_edge_id: facts.delegationEdgeId,
-      method: facts.method,
+      ...requestMetadata(facts),
       gateway_status: outcome.gatewayStatus,
       latency_ms: Math.round(outcome.latencyMs),
       response_bytes: outcome.responseBytes,
@@ -136,13 +130,7 @@ export function deniedEvent(facts: RequestFacts, check: string, status: number):
     evaluation_status: check,
     metadata_json: present({
       reason: check,
-      application_id: facts.clientId,
-      resource: facts.resource,
-      subject_fingerprint: facts.subjectFingerprint,
-      subject_kind: facts.subjectKind,
-      agent_session_id: facts.agentSessionId,
-      delegation_edge_id: facts.delegationEdgeId,
-      method: facts.method,
+      ...requestMetadata(facts),
       gateway_status: status,
     }),
   }
@@ -165,6 +153,18 @@ export function replayEvent(facts: RequestFacts, jti: string): EvidenceEvent {
       agent_session_id: facts.agentSessionId,
       delegation_edge_id: facts.delegationEdgeId,
     }),
+  }
+}
+
+function requestMetadata(facts: RequestFacts) {
+  return {
+    application_id: facts.clientId,
+    resource: facts.resource,
+    subject_fingerprint: facts.subjectFingerprint,
+    subject_kind: facts.subjectKind,
+    agent_session_id: facts.agentSessionId,
+    delegation_edge_id: facts.delegationEdgeId,
+    method: facts.method,
   }
 }
 
