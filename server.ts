@@ -1,6 +1,8 @@
 /**
  * The process: reads the environment, listens, and stops when it is told to. The only file with side effects.
  */
+import { realpathSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { setFlagsFromString } from 'node:v8'
 import closeWithGrace from 'close-with-grace'
 import { ConfigError, createGateway, loadConfig } from './app.ts'
@@ -58,4 +60,10 @@ function startFailed(error: Error): undefined {
   process.exit(1)
 }
 
-if (import.meta.main) await serve(process.env)
+/** Whether this file is what Node.js was started with; older versions have no `import.meta.main`. */
+function isMain(): boolean {
+  const [, entry = ''] = process.argv
+  return import.meta.main ?? realpathSync(entry) === fileURLToPath(import.meta.url)
+}
+
+if (isMain()) await serve(process.env)
