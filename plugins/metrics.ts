@@ -39,7 +39,11 @@ const COUNTERS = {
   upstream_errors: 'Requests that the upstream did not answer, or not to the end',
   audit_dropped: 'Audit events lost for good',
   audit_sink_errors: 'Batches of audit events that Redis did not take at once',
+  audit_persisted: 'Audit events kept on disk because Redis did not take them',
+  audit_drained: 'Audit events sent to Redis from disk',
   revocation_messages: 'Revocation messages read',
+  // Every gateway reads the whole stream by itself: nothing is ever left pending in a consumer group.
+  revocation_pending_replayed: 'Revocation messages taken over from a reader that left them',
   revocation_dead_letters: 'Revocation messages that name nothing to revoke',
   revocation_invalid_signatures: 'Revocation messages dropped for their signature',
   revocation_reloads: 'Full rereads of the revocation stream',

@@ -38,7 +38,9 @@ async function overload(app: FastifyInstance, options: OverloadOptions): Promise
   // Without a threshold of its own the plugin only measures; whether that denies is decided in `admit`.
   await app.register(underPressure, {
     maxEventLoopDelay: options.maxEventLoopDelay,
-    sampleInterval: 500,
+    // A sample with fewer than two ticks of the loop counts as an endless delay. In one of this length that takes a
+    // delay over the threshold; in a shorter one it would take less.
+    sampleInterval: Math.max(500, 2 * options.maxEventLoopDelay),
     pressureHandler: () => {},
   })
 

@@ -197,9 +197,11 @@ class RevocationReader implements Revocations {
     let failures = 0
     while (!this.#stopped.signal.aborted) {
       try {
-        // Looked at once before waiting again: a read that blocks would notice 2 s later.
+        // Looked at once before waiting again: a read that blocks would notice 2 s later what was lost, and that
+        // the state is fresh again.
         if (failures > 0) await this.#recoverLostStream()
-        const entries = await this.#store.tail(REVOCATION_STREAM, this.#position, PAGE, BLOCK)
+        const block = failures > 0 ? 1 : BLOCK
+        const entries = await this.#store.tail(REVOCATION_STREAM, this.#position, PAGE, block)
         for (const entry of entries) this.#apply(entry, 'live')
         const last = entries.at(-1)?.id
         if (last !== undefined) {

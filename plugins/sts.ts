@@ -58,7 +58,10 @@ export interface StsOptions {
     milliseconds: number,
     result: 'success' | 'refused' | 'unavailable',
   ) => void
+  /** Unix time in milliseconds, for the signature. */
   readonly now?: () => number
+  /** Milliseconds of a clock that is never set back, for the circuit. */
+  readonly clock?: () => number
 }
 
 const MAX_ANSWER_BYTES = 16 * 1024
@@ -66,7 +69,7 @@ const CIRCUIT = { threshold: 3, openFor: 10_000 }
 const USER_AGENT = 'caracal-gateway'
 
 async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
-  const now = options.now ?? Date.now
+  const { now = Date.now, clock = () => performance.now() } = options
   const { origin, pathname } = new URL(options.url)
   const prefix = pathname.replace(/\/$/, '')
   const path = `${prefix}/oauth/2/token`
@@ -91,7 +94,7 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
 
   const circuitOpen = () =>
     new Denial('sts_circuit_open', {
-      headers: { 'retry-after': String(Math.max(1, Math.ceil(circuit.waitFor(now()) / 1000))) },
+      headers: { 'retry-after': String(Math.max(1, Math.ceil(circuit.waitFor(clock()) / 1000))) },
     })
 
   async function ask(request: ExchangeRequest): Promise<Exchange> {
@@ -112,21 +115,21 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
       return circuit.open
     },
     refusal() {
-      return circuit.refuses(now()) ? circuitOpen() : undefined
+      return circuit.refuses(clock()) ? circuitOpen() : undefined
     },
     async exchange(request) {
-      const passage = circuit.enter(now())
+      const passage = circuit.enter(clock())
       if (passage === undefined) throw circuitOpen()
       const startedAt = performance.now()
       try {
         const exchange = await ask(request)
-        circuit.leave(passage, 'success', now())
+        circuit.leave(passage, 'success', clock())
         options.onExchange?.(performance.now() - startedAt, 'success')
         return exchange
       } catch (error) {
         const denial = error instanceof Denial ? error : undefined
         const failed = denial?.error === 'sts_unavailable' && denial.statusCode >= 500
-        circuit.leave(passage, failed ? 'failure' : 'neutral', now())
+        circuit.leave(passage, failed ? 'failure' : 'neutral', clock())
         const result = denial?.check === 'sts_refused' ? 'refused' : 'unavailable'
         options.onExchange?.(performance.now() - startedAt, result)
         throw error
