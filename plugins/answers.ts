@@ -93,7 +93,8 @@ export function refuse(
   request: FastifyRequest,
   reply: FastifyReply,
 ): FastifyReply {
-  const { passage } = request
+  // What the framework refuses before routing has no passage, not even an empty one.
+  const passage = request.passage ?? null
   const denial = passage?.answer === undefined ? asDenial(error) : brokenAnswer(error)
   if (passage !== null) passage.denial = denial
   const dispatched = passage?.dispatched === true

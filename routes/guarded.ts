@@ -47,7 +47,7 @@ function begin(app: FastifyInstance, request: FastifyRequest, reply: FastifyRepl
   const passage = new Passage()
   request.passage = passage
   app.meters.count('requests')
-  app.connections.watch(request, reply)
+  app.connections.watch(request)
   reply.raw.once('close', () => {
     passage.closed = true
     app.overload.release(passage)
