@@ -38,6 +38,12 @@ export async function guarded(
     done()
   })
 
+  // An answer that waits behind others of its connection must not keep a place from other callers.
+  app.addHook('onSend', (request, _reply, _payload, done) => {
+    app.overload.release(passageOf(request))
+    done()
+  })
+
   for (const check of dispatchChecks(app, options)) app.addHook('preHandler', hook(check))
   await app.register(proxy, options)
 }
