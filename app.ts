@@ -2,7 +2,9 @@
  * The map of the house: plugins that hold what the gateway needs, then the checks, then the routes.
  */
 import { readFileSync } from 'node:fs'
-import type { Server } from 'node:http'
+import { createServer as createHttpServer, type RequestListener, type Server } from 'node:http'
+import { createServer as createHttpsServer } from 'node:https'
+import type { TlsOptions } from 'node:tls'
 import Fastify, { type FastifyHttpOptions, type FastifyInstance, LogController } from 'fastify'
 import { destination, pino } from 'pino'
 import { type Config, configWarnings } from './config.ts'
@@ -149,7 +151,12 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
 
 /** Fastify on plain HTTP, or on TLS when a certificate is configured. */
 function listener(config: Config, app: () => FastifyInstance): FastifyInstance {
-  const options: FastifyHttpOptions<Server> = {
+  const { tlsCertFile, tlsKeyFile } = config
+  const tls =
+    tlsCertFile !== undefined && tlsKeyFile !== undefined
+      ? { cert: pem(tlsCertFile), key: pem(tlsKeyFile), minVersion: 'TLSv1.2' as const }
+      : undefined
+  return Fastify({
     loggerInstance: pino(
       { level: config.logLevel, serializers: { err: loggedError } },
       destination({ sync: false }),
@@ -163,21 +170,37 @@ function listener(config: Config, app: () => FastifyInstance): FastifyInstance {
     // A request that comes while the gateway drains is served, and its connection closed.
     return503OnClosing: false,
     forceCloseConnections: 'idle',
-    requestTimeout: config.readTimeout,
-    keepAliveTimeout: config.idleTimeout,
-  }
-  const http = {
-    headersTimeout: config.readHeaderTimeout,
+    // A server of the gateway's own sees a request before any framework does; Fastify listens on no other beside it.
+    serverFactory: serve =>
+      createListener(config, tls, (request, response) =>
+        app().connections.take(request, response, serve),
+      ),
+    ...(tls !== undefined && { https: tls }),
+  } as FastifyHttpOptions<Server>)
+}
+
+function createListener(
+  config: Config,
+  tls: TlsOptions | undefined,
+  onRequest: RequestListener,
+): Server {
+  const options = {
     // Node looks for late requests this often.
     connectionsCheckingInterval: Math.min(1_000, Math.ceil(config.readHeaderTimeout / 4)),
     // The gateway refuses a missing Host itself, in its own words.
     requireHostHeader: false,
+    keepAliveTimeout: config.idleTimeout,
   }
-  const { tlsCertFile, tlsKeyFile } = config
-  if (tlsCertFile === undefined || tlsKeyFile === undefined) return Fastify({ ...options, http })
-  const tls = { cert: pem(tlsCertFile), key: pem(tlsKeyFile), minVersion: 'TLSv1.2' as const }
-  const secure = { ...options, https: { ...http, ...tls } }
-  return Fastify(secure as FastifyHttpOptions<Server>)
+  const server =
+    tls === undefined
+      ? createHttpServer(options, onRequest)
+      : createHttpsServer(
+          { ...options, ...tls, handshakeTimeout: config.readHeaderTimeout },
+          onRequest,
+        )
+  server.headersTimeout = config.readHeaderTimeout
+  server.requestTimeout = config.readTimeout
+  return server
 }
 
 function storeOptions(config: Config) {

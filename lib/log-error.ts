@@ -26,6 +26,20 @@ export function loggedError(error: unknown, depth = 3): LoggedError | undefined 
   }
 }
 
-function cause(error: unknown, depth: number): LoggedError {
-  return loggedError(error, depth) ?? { type: 'undefined', message: '' }
+/**
+ * What a refusal gives as its reason: names and messages, no stack. Strangers cause refusals, as many as they like, and
+ * a stack tells about the gateway, not about them.
+ */
+export function loggedReason(error: unknown, depth = 3): LoggedError | undefined {
+  const logged = loggedError(error, 0)
+  if (logged === undefined || !(error instanceof Error)) return logged
+  const { stack: _, ...reason } = logged
+  if (error.cause === undefined || depth === 0) return reason
+  return { ...reason, cause: loggedReason(error.cause, depth - 1) ?? UNKNOWN }
 }
+
+function cause(error: unknown, depth: number): LoggedError {
+  return loggedError(error, depth) ?? UNKNOWN
+}
+
+const UNKNOWN: LoggedError = { type: 'undefined', message: '' }

@@ -105,6 +105,8 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
     this.#controller = controller
+    // Whatever a dispatcher thinks of a connection that broke: a request is never sent twice.
+    if (this.#dispatched) this.#reason ??= new Error('the request was sent before')
     if (this.#reason === undefined) this.#dispatched = true
     else controller.abort(this.#reason)
   }

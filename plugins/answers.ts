@@ -6,6 +6,7 @@ import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Denial } from '../denial.ts'
+import { loggedReason } from '../lib/log-error.ts'
 
 /** The body of a refusal, and the headers that go with it. */
 export interface RefusalAnswer {
@@ -93,7 +94,8 @@ export function refuse(
   request: FastifyRequest,
   reply: FastifyReply,
 ): FastifyReply {
-  const { passage } = request
+  // What the framework refuses before routing has no passage, not even an empty one.
+  const passage = request.passage ?? null
   const denial = passage?.answer === undefined ? asDenial(error) : brokenAnswer(error)
   if (passage !== null) passage.denial = denial
   const dispatched = passage?.dispatched === true
@@ -114,7 +116,9 @@ export function refuse(
       resource: passage?.resource,
       method: request.method,
       ms: passage === null ? undefined : Math.round(performance.now() - passage.arrivedAt),
-      err: denial.cause,
+      ...(denial.check === 'internal_error'
+        ? { err: denial.cause }
+        : { reason: loggedReason(denial.cause) }),
     },
     'request denied',
   )

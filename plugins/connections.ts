@@ -1,15 +1,17 @@
 /**
  * Guarantees that whatever happens on a connection beside a request's own way ends in an answer or a closed
- * connection: broken framing, late bytes, `CONNECT`, `Expect`, and bodies that nobody reads.
+ * connection: foreign protocols, broken framing, late bytes, `CONNECT`, `Expect`, and bodies that nobody reads.
  */
 import { randomUUID } from 'node:crypto'
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import { type IncomingMessage, METHODS, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Denial } from '../denial.ts'
-import { rawRefusal } from './answers.ts'
+import { CallerConnection, type Turn } from '../lib/caller-connection.ts'
+import { bodyDenial, headerDenial } from '../lib/parser-error.ts'
+import { requestIdOf } from '../lib/request-line.ts'
+import { rawRefusal, refusalAnswer } from './answers.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -19,54 +21,123 @@ declare module 'fastify' {
 
 /** The gateway's view of its callers' connections. */
 export interface Connections {
-  /** Takes a request into care: its body's lateness and broken framing find it. */
-  watch(request: FastifyRequest, reply: FastifyReply): void
+  /** Hands a request on to be served, unless it is none of HTTP/1 or comes after its connection's last answer. */
+  take(request: IncomingMessage, response: ServerResponse, serve: Serve): void
+  /** Takes a proxied request into care: its body's lateness and broken framing find it. */
+  watch(request: FastifyRequest): void
   /** Handles what Node's HTTP parser gave up on (`clientError`). */
-  failed(error: NodeJS.ErrnoException, socket: Duplex): void
+  failed(error: NodeJS.ErrnoException, socket: Socket): void
 }
 
-/** How long a refused request's body is still read, so that its sender sees the answer instead of a reset. */
-const LINGER = 1_000
+/** What Node calls with each request. */
+export type Serve = (request: IncomingMessage, response: ServerResponse) => void
+
+interface GatewayTurn extends Turn {
+  /** The request that the checks see, once they have begun. */
+  proxied: FastifyRequest | undefined
+}
+
+// Node's parser reads RTSP as well, whose methods no route knows, and the versions 0.9 and 2.0.
+const HTTP_METHODS = new Set(METHODS)
+const HTTP_VERSIONS = new Set(['1.0', '1.1'])
 
 async function connections(app: FastifyInstance): Promise<void> {
-  const underWay = new WeakMap<Duplex, { request: FastifyRequest; reply: FastifyReply }>()
+  const known = new WeakMap<Socket, CallerConnection<GatewayTurn>>()
 
-  function refuseRaw(socket: Duplex, denial: Denial): void {
+  function connectionOf(socket: Socket): CallerConnection<GatewayTurn> {
+    let connection = known.get(socket)
+    if (connection === undefined) {
+      connection = new CallerConnection(socket)
+      known.set(socket, connection)
+    }
+    return connection
+  }
+
+  function idleTimeout(): number {
+    return app.server.keepAliveTimeout + app.server.keepAliveTimeoutBuffer
+  }
+
+  function note({ check, statusCode }: Denial, reqId: string): void {
     app.meters.count('requests_denied')
-    app.meters.denied(denial.check)
-    app.log.info({ check: denial.check, status: denial.statusCode }, 'request denied')
-    if (socket.writable) socket.end(rawRefusal(denial, randomUUID()))
-    setTimeout(() => socket.destroy(), LINGER).unref()
+    app.meters.denied(check)
+    app.log.info({ reqId, check, status: statusCode }, 'request denied')
+  }
+
+  function refuseRaw(socket: Socket, denial: Denial, requestId: string = randomUUID()): void {
+    note(denial, requestId)
+    if (socket.writable) socket.write(rawRefusal(denial, requestId))
+    connectionOf(socket).close()
+  }
+
+  function refuseForeign(request: IncomingMessage, response: ServerResponse): void {
+    const denial = new Denial('malformed_request', { description: 'neither HTTP/1.1 nor HTTP/1.0' })
+    const requestId = requestIdOf(request)
+    note(denial, requestId)
+    const { body, headers } = refusalAnswer(denial, { requestId, dispatched: false, spent: false })
+    const framing = { 'content-length': String(Buffer.byteLength(body)), connection: 'close' }
+    response.writeHead(denial.statusCode, { ...headers, ...framing }).end(body)
   }
 
   app.decorate('connections', {
-    watch(request, reply) {
-      underWay.set(request.raw.socket, { request, reply })
-      reply.raw.once('finish', () => lingerFor(request.raw))
+    take(request, response, serve) {
+      const connection = connectionOf(request.socket)
+      // Nobody would get its answer: it must not be executed.
+      if (connection.closing) return void request.socket.destroy()
+      connection.take({ request, response, proxied: undefined }, idleTimeout)
+      const { method = '', httpVersion } = request
+      if (HTTP_METHODS.has(method) && HTTP_VERSIONS.has(httpVersion)) serve(request, response)
+      else refuseForeign(request, response)
     },
+
+    watch(request) {
+      const turn = known.get(request.raw.socket)?.latest
+      if (turn?.request === request.raw) turn.proxied = request
+    },
+
     failed(error, socket) {
-      if (error.code === 'ECONNRESET' || socket.destroyed) {
+      // Where no TLS connection comes about there is none to answer on.
+      if (error.code === 'ECONNRESET' || /^ERR_(SSL|TLS)_/.test(error.code ?? '')) socket.destroy()
+      if (socket.destroyed) return
+      const connection = connectionOf(socket)
+      if (connection.closing) return
+      const { latest } = connection
+      if (latest === undefined || (latest.request.complete && latest.response.writableFinished)) {
+        // Whoever sent nothing asked nothing.
+        if (socket.bytesRead === 0 || !socket.writable) socket.destroy()
+        else refuseRaw(socket, headerDenial(error))
+        return
+      }
+      connection.closing = true
+      const { request, response, proxied } = latest
+      if (request.complete || response.writableEnded) {
+        // The request has its answer or will have it, whatever follows. Then the connection ends.
+        response.shouldKeepAlive = false
+        if (response.writableFinished) connection.close()
+        else response.once('finish', () => connection.close())
+      } else if (response.headersSent || error.code === 'HPE_INVALID_EOF_STATE') {
+        // Half an answer cannot be taken back, and nobody is there who could send the rest of the body.
         socket.destroy()
-        return
-      }
-      const current = underWay.get(socket)
-      if (current === undefined || current.reply.raw.writableFinished) {
-        refuseRaw(socket, parserDenial(error))
-        return
-      }
-      const { request, reply } = current
-      if (request.raw.complete) {
-        // What follows a whole request is broken: that request is answered, and then the connection ends.
-        reply.raw.once('finish', () => socket.end())
-      } else if (reply.raw.headersSent) socket.destroy()
-      else interrupt(request, reply, bodyDenial(error))
+      } else if (proxied === undefined) refuseRaw(socket, bodyDenial(error))
+      else interrupt(proxied, response, bodyDenial(error))
     },
   } satisfies Connections)
 
-  app.server.on('connect', (request: IncomingMessage, socket: Duplex) => {
+  app.server.on('connect', (request: IncomingMessage, socket: Socket) => {
     socket.on('error', () => socket.destroy())
-    request.resume()
-    refuseRaw(socket, new Denial('method_not_allowed', { headers: { allow: 'GET, HEAD' } }))
+    const { open } = connectionOf(socket)
+    if (open.size > 0) {
+      // Node has let go of the connection: answers that wait for their turn on it would wait for ever.
+      for (const { response } of open) response.destroy()
+      socket.destroy()
+      return
+    }
+    socket.resume()
+    const allow = METHODS.filter(method => method !== 'CONNECT').join(', ')
+    refuseRaw(
+      socket,
+      new Denial('method_not_allowed', { headers: { allow } }),
+      requestIdOf(request),
+    )
   })
   // `100 Continue` is sent after the exchange (contract section 5), any other expectation is the upstream's to meet.
   const proceed = (request: IncomingMessage, response: ServerResponse) =>
@@ -75,49 +146,11 @@ async function connections(app: FastifyInstance): Promise<void> {
   app.server.on('checkExpectation', proceed)
 }
 
-function interrupt(request: FastifyRequest, reply: FastifyReply, denial: Denial): void {
+function interrupt(request: FastifyRequest, response: ServerResponse, denial: Denial): void {
   const { passage } = request
-  reply.raw.shouldKeepAlive = false
+  response.shouldKeepAlive = false
   if (passage?.call !== undefined) passage.call.abort(denial)
   else if (passage !== null) passage.interruption ??= denial
-}
-
-function bodyDenial(error: NodeJS.ErrnoException): Denial {
-  return error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-    ? new Denial('request_timeout')
-    : new Denial('malformed_request', { description: 'malformed request body' })
-}
-
-function parserDenial(error: NodeJS.ErrnoException): Denial {
-  switch (error.code) {
-    case 'ERR_HTTP_REQUEST_TIMEOUT':
-      return malformed(408, 'request headers timed out')
-    case 'HPE_HEADER_OVERFLOW':
-      return isTargetOverflow(error)
-        ? malformed(414, 'request target too long')
-        : malformed(431, 'request header fields too large')
-    default:
-      return malformed(400, 'malformed HTTP request')
-  }
-}
-
-function malformed(status: number, description: string): Denial {
-  return new Denial('malformed_request', { status, description })
-}
-
-/** Whether the bytes that overflowed are still the request line's. */
-function isTargetOverflow(error: Error): boolean {
-  const packet = 'rawPacket' in error ? error.rawPacket : undefined
-  if (!Buffer.isBuffer(packet)) return false
-  return /^[A-Z-]+ [^\r\n]+$/.test(packet.subarray(0, 16 * 1024).toString('latin1'))
-}
-
-function lingerFor(request: IncomingMessage): void {
-  if (request.complete) return
-  const socket: Socket = request.socket
-  setTimeout(() => {
-    if (!request.complete) socket.destroy()
-  }, LINGER).unref()
 }
 
 export default fp(connections, { name: 'connections', fastify: '5.x', dependencies: ['metrics'] })

@@ -38,6 +38,12 @@ export async function guarded(
     done()
   })
 
+  // An answer that waits behind others of its connection must not keep a place from other callers.
+  app.addHook('onSend', (request, _reply, _payload, done) => {
+    app.overload.release(passageOf(request))
+    done()
+  })
+
   for (const check of dispatchChecks(app, options)) app.addHook('preHandler', hook(check))
   await app.register(proxy, options)
 }
@@ -47,7 +53,7 @@ function begin(app: FastifyInstance, request: FastifyRequest, reply: FastifyRepl
   const passage = new Passage()
   request.passage = passage
   app.meters.count('requests')
-  app.connections.watch(request, reply)
+  app.connections.watch(request)
   reply.raw.once('close', () => {
     passage.closed = true
     app.overload.release(passage)

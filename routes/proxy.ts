@@ -1,7 +1,7 @@
 /**
  * Forwards what passed every check, and holds no policy of its own (contract section 5).
  */
-import { METHODS } from 'node:http'
+import { type IncomingMessage, METHODS } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Denial } from '../denial.ts'
 import type { ProxyTrust } from '../lib/forwarded.ts'
@@ -40,7 +40,7 @@ export async function proxy(app: FastifyInstance, options: ProxyOptions): Promis
     handler(request, reply) {
       const passage = passageOf(request)
       const upstream = buildRequest(request, passage, options)
-      if (request.raw.headers.expect?.toLowerCase() === '100-continue') reply.raw.writeContinue()
+      if (awaitsContinue(request.raw)) reply.raw.writeContinue()
       app.meters.count('requests_allowed')
       const dispatchedAt = performance.now()
       void reply.from(NO_SOURCE, {
@@ -163,6 +163,11 @@ function upstreamDenial(cause: Error, passage: Passage): Denial {
     return new Denial('request_build_failed', { cause })
   }
   return new Denial('upstream_unreachable', { cause })
+}
+
+/** Whether the caller waits before it sends its body. HTTP/1.0 knows no interim answers (RFC 9110 section 10.1.1). */
+function awaitsContinue({ headers, httpVersion }: IncomingMessage): boolean {
+  return httpVersion !== '1.0' && /(?:^|\W)100-continue(?:$|\W)/i.test(headers.expect ?? '')
 }
 
 function single(value: string | string[] | undefined): string | undefined {

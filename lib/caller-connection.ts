@@ -1,0 +1,78 @@
+/**
+ * Guarantees that the end of a caller's connection never takes an answer with it, and that nothing is executed whose
+ * answer could no longer be sent.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+
+/** A request on its connection, and what answers it. */
+export interface Turn {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+}
+
+/** Milliseconds of silence after which a caller is taken to have its answer, although its body is not whole. */
+const LINGER = 1_000
+
+/** Milliseconds after which that is so even if bytes still come. */
+const MAX_LINGER = 30_000
+
+/** One connection of a caller. */
+export class CallerConnection<T extends Turn = Turn> {
+  /** Requests whose answers are not out yet, in order. */
+  readonly open = new Set<T>()
+  /** The request that came last. */
+  latest: T | undefined
+  /** Whether the last answer is out or under way; what comes after it must be dropped. */
+  closing = false
+  readonly #socket: Socket
+
+  constructor(socket: Socket) {
+    this.#socket = socket
+    // This is how Node ends a connection once the last answer is out. It drops what was not read of a body.
+    const destroySoon = socket.destroySoon.bind(socket)
+    socket.destroySoon = () => {
+      if (this.latest?.request.complete === false) this.close()
+      else destroySoon()
+    }
+  }
+
+  /**
+   * Takes on a request.
+   *
+   * @param idleTimeout for how long the connection may be idle once the request is over, in milliseconds
+   */
+  take(turn: T, idleTimeout: () => number): void {
+    this.latest = turn
+    this.open.add(turn)
+    turn.response
+      .once('close', () => this.open.delete(turn))
+      .once('finish', () => {
+        if (!turn.request.complete) this.#readOn(turn, idleTimeout)
+      })
+  }
+
+  /**
+   * Closes for writing, and reads on for a moment: bytes that nobody reads are answered with a reset, which can
+   * overtake the answer (RFC 9112 section 9.6).
+   */
+  close(): void {
+    this.closing = true
+    const socket = this.#socket
+    socket.end()
+    socket.setTimeout(LINGER, () => socket.destroy())
+    const timer = setTimeout(() => socket.destroy(), MAX_LINGER).unref()
+    socket.once('close', () => clearTimeout(timer))
+  }
+
+  /** Reads what is left of the body of a request that has its answer, so that the connection can be used again. */
+  #readOn(turn: T, idleTimeout: () => number): void {
+    const { request } = turn
+    request.resume()
+    // When it is over, Node's own handler destroys the connection.
+    this.#socket.setTimeout(LINGER)
+    request.once('end', () => {
+      if (this.latest === turn && !this.closing) this.#socket.setTimeout(idleTimeout())
+    })
+  }
+}
