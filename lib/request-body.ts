@@ -25,6 +25,8 @@ export class RequestBody extends Readable {
   readonly #limit: number
   #received = 0
   #started = false
+  #wanted = false
+  #endedAt: number | undefined
 
   /** @param limit longest body in bytes; one that grows over it ends in {@link BodyTooLarge} */
   constructor(source: IncomingMessage, limit: number) {
@@ -35,7 +37,18 @@ export class RequestBody extends Readable {
     this.on('error', () => {})
   }
 
+  /** Whether the reader waits for bytes that the caller has not sent. */
+  get awaitsCaller(): boolean {
+    return this.#wanted && this.#endedAt === undefined
+  }
+
+  /** `performance.now()` when the caller's last byte came, in milliseconds. */
+  get endedAt(): number | undefined {
+    return this.#endedAt
+  }
+
   override _read(): void {
+    this.#wanted = true
     if (!this.#started) {
       this.#started = true
       this.#source.on('data', this.#onData).on('end', this.#onEnd).on('close', this.#onClose)
@@ -51,12 +64,14 @@ export class RequestBody extends Readable {
   }
 
   readonly #onData = (chunk: Buffer): void => {
+    this.#wanted = false
     this.#received += chunk.length
     if (this.#received > this.#limit) this.destroy(new BodyTooLarge())
     else if (!this.push(chunk)) this.#source.pause()
   }
 
   readonly #onEnd = (): void => {
+    this.#endedAt = performance.now()
     this.push(null)
   }
 

@@ -6,6 +6,7 @@
  */
 import { Readable } from 'node:stream'
 import type { Dispatcher } from 'undici'
+import type { RequestBody } from './request-body.ts'
 
 /** What goes to the upstream, and within which times. */
 export interface UpstreamRequest {
@@ -15,8 +16,8 @@ export interface UpstreamRequest {
   readonly method: string
   /** Flat list of names and values. */
   readonly headers: string[]
-  readonly body: Readable | null
-  /** From dispatch to response headers, in milliseconds. */
+  readonly body: RequestBody | null
+  /** From dispatch to response headers, in milliseconds; longer only while the caller's own body is late. */
   readonly headersTimeout: number
   /** Longest silence within a response body, in milliseconds. */
   readonly idleTimeout: number
@@ -50,6 +51,7 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   #ended = false
   #dispatched = false
   #failed = false
+  #callerLate = false
   #receivedBytes = 0
 
   constructor(
@@ -80,7 +82,7 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   /** Sends the request. */
   start(dispatcher: Dispatcher): void {
     const { headersTimeout, idleTimeout, ...request } = this.#request
-    this.#timer = setTimeout(() => this.abort(new HeadersTimeout()), headersTimeout)
+    this.#timer = setTimeout(() => this.#headersDue(), headersTimeout)
     const options: Dispatcher.DispatchOptions = {
       ...request,
       // The time to the headers is measured from dispatch; undici would start it after the request is sent.
@@ -145,6 +147,20 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     this.#failed = true
     if (this.#answered) this.#body?.destroy(this.#reason ?? error)
     else this.#fail(this.#reason ?? error)
+  }
+
+  /** The caller's lateness is not the upstream's: `READ_TIMEOUT` ends that, and the upstream gets its time after. */
+  #headersDue(): void {
+    const { body, headersTimeout } = this.#request
+    let more = 0
+    if (body?.awaitsCaller === true) {
+      this.#callerLate = true
+      more = headersTimeout
+    } else if (this.#callerLate && body?.endedAt !== undefined) {
+      more = body.endedAt + headersTimeout - performance.now()
+    }
+    if (more > 0) this.#timer = setTimeout(() => this.#headersDue(), more)
+    else this.abort(new HeadersTimeout())
   }
 
   #fail(error: Error): void {

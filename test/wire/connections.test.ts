@@ -59,7 +59,8 @@ describe('late bytes', { concurrency: true }, async () => {
   stack.upstream.handler = (request, response, body) => {
     if (request.url === '/early') response.write('early')
     body.then(
-      () => response.end('ok'),
+      // What an upstream makes of a late body takes time as well.
+      () => setTimeout(() => response.end('ok'), request.url === '/slow' ? 300 : 0),
       () => response.destroy(),
     )
   }
@@ -150,12 +151,9 @@ describe('late bytes', { concurrency: true }, async () => {
     await until(() => own.gateway.logs.some(denial))
     assert.equal(own.gateway.logs.find(denial)?.['check'], 'request_timeout')
 
-    own.redis.pause()
+    // The caller's lateness is not the upstream's: UPSTREAM_TIMEOUT is over long before.
     const later = new Wire(own.gateway.port)
     later.send(`${head('POST /later', own.mint(), 'Content-Length: 10')}\r\nabc`)
-    // Dispatched so late that READ_TIMEOUT is over before UPSTREAM_TIMEOUT.
-    await new Promise(resolve => setTimeout(resolve, 1_800))
-    own.redis.resume()
     const arrival = await arrived(own, '/later')
     const [behind] = await answers(later)
     assertRefusal(behind, {
@@ -169,6 +167,18 @@ describe('late bytes', { concurrency: true }, async () => {
     const [event] = await own.eventsOf(String(behind?.headers['x-request-id']))
     assert.equal(event?.evaluation_status, 'upstream_error')
     assert.equal(event.metadata_json['gateway_status'], 408)
+  })
+
+  test('the gateway leaves an upstream its whole time behind a late body', async () => {
+    const slow = new Wire(stack.gateway.port)
+    slow.send(`${head('POST /slow', mandate(stack).token, 'Content-Length: 6')}\r\nabc`)
+    await arrived(stack, '/slow')
+    // Longer than UPSTREAM_TIMEOUT, shorter than READ_TIMEOUT.
+    await new Promise(resolve => setTimeout(resolve, 1_300))
+    slow.send('def')
+    const [answer] = await answers(slow)
+    assert.equal(answer?.status, 200)
+    slow.close()
   })
 
   test('the gateway breaks off when a body is late behind the head of its answer', async () => {
