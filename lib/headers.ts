@@ -114,19 +114,18 @@ export function foreignBaggage(value: string): string {
   return value
     .split(',')
     .filter(entry => {
-      const key = (entry.split(/[=;]/, 1)[0] ?? '').trim()
-      return !decodedLeniently(key).toLowerCase().startsWith('caracal.')
+      const key = entry.split(/[=;]/, 1)[0] ?? ''
+      return !decodedLeniently(key).trim().toLowerCase().startsWith('caracal.')
     })
     .join(',')
     .trim()
 }
 
+/** As the most lenient of readers decode a key: a plus sign is a space, a stray percent sign itself. */
 function decodedLeniently(text: string): string {
-  try {
-    return decodeURIComponent(text)
-  } catch {
-    return text
-  }
+  return text
+    .replaceAll('+', ' ')
+    .replace(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))
 }
 
 /** What {@link upstreamHeaders} needs beside the caller's own headers. */
@@ -203,6 +202,7 @@ export function responseHeaders(raw: readonly string[], keepChallenge: boolean):
       continue
     }
     const before = Object.hasOwn(headers, lower) ? headers[lower] : undefined
+    // A field named `__proto__` vanishes here; Fastify, which keeps headers in an object too, could not carry it.
     if (before === undefined) headers[lower] = value
     else if (Array.isArray(before)) before.push(value)
     else headers[lower] = [before, value]
