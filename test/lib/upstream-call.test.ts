@@ -1,9 +1,92 @@
-// A request goes out once, whatever the dispatcher makes of it.
-import assert from 'node:assert/strict'
-import { test } from 'node:test'
-import { Dispatcher } from 'undici'
-import { UpstreamCall } from '../../lib/upstream-call.ts'
+// Holds an upstream call to its word on real connections: one result, the first byte known, cut at any moment.
 
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer as createTcpServer, type Socket } from 'node:net'
+import { Readable } from 'node:stream'
+import { describe, it, type TestContext } from 'node:test'
+import { Agent, Dispatcher } from 'undici'
+import {
+  HeadersTimeout,
+  UpstreamCall,
+  type UpstreamRequest,
+  type UpstreamResponse,
+} from '../../lib/upstream-call.ts'
+import { listen } from '../gateway/harness.ts'
+import { freePort } from '../redis.ts'
+import { until } from '../until.ts'
+
+type Handler = (request: IncomingMessage, response: ServerResponse) => void
+
+/** A call, and what came of it. */
+interface Placed {
+  readonly call: UpstreamCall
+  readonly response: Promise<UpstreamResponse>
+  readonly failure: Promise<Error>
+  /** How often either callback was called. */
+  readonly results: () => number
+}
+
+function place(
+  t: TestContext,
+  port: number,
+  given: Partial<UpstreamRequest> = {},
+  agent = new Agent(),
+): Placed {
+  t.after(() => agent.destroy())
+  const response = Promise.withResolvers<UpstreamResponse>()
+  const failure = Promise.withResolvers<Error>()
+  let results = 0
+  const call = new UpstreamCall(
+    {
+      origin: `http://127.0.0.1:${port}`,
+      path: '/a?b=c',
+      method: 'GET',
+      headers: ['Host', 'api.test', 'X-Twice', '1', 'x-twice', '2'],
+      body: null,
+      headersTimeout: 10_000,
+      idleTimeout: 10_000,
+      ...given,
+    },
+    answer => {
+      results += 1
+      response.resolve(answer)
+    },
+    error => {
+      results += 1
+      failure.resolve(error)
+    },
+  )
+  call.start(agent)
+  return { call, response: response.promise, failure: failure.promise, results: () => results }
+}
+
+async function http(t: TestContext, handler: Handler): Promise<number> {
+  const server = createServer(handler)
+  t.after(() => server.close().closeAllConnections())
+  return listen(server)
+}
+
+/** A server that answers each connection's first bytes with these. */
+async function tcp(
+  t: TestContext,
+  onData: (socket: Socket, data: Buffer) => void,
+): Promise<number> {
+  const sockets = new Set<Socket>()
+  const server = createTcpServer(socket => {
+    sockets.add(socket)
+    socket.on('error', () => undefined)
+    socket.on('data', data => onData(socket, data))
+  })
+  t.after(() => {
+    server.close()
+    for (const socket of sockets) socket.destroy()
+  })
+  return listen(server)
+}
+
+/** Starts whatever it is given, and takes note of what is cut. */
 class Starting extends Dispatcher {
   readonly aborted: (Error | undefined)[] = []
 
@@ -29,26 +112,247 @@ class Starting extends Dispatcher {
   }
 }
 
-test('the call is cut when a dispatcher starts it a second time', () => {
-  const dispatcher = new Starting()
-  const failures: Error[] = []
-  const call = new UpstreamCall(
-    {
-      origin: 'http://127.0.0.1:1',
-      path: '/',
-      method: 'GET',
-      headers: [],
-      body: null,
-      headersTimeout: 1_000,
-      idleTimeout: 1_000,
-    },
-    () => assert.fail('no response'),
-    error => failures.push(error),
-  )
-  call.start(dispatcher)
-  assert.deepEqual([call.dispatched, dispatcher.aborted.length], [true, 0])
-  call.start(dispatcher)
-  assert.equal(dispatcher.aborted.length, 1)
-  assert.match(failures[0]?.message ?? '', /sent before/)
-  assert.equal(call.failed, true)
+const text = async (body: Readable) => Buffer.concat(await body.toArray()).toString('latin1')
+
+describe('UpstreamCall', () => {
+  it('sends what it was given and passes the answer on', async t => {
+    let seen: IncomingMessage | undefined
+    const port = await http(t, (request, response) => {
+      seen = request
+      response.writeHead(207, ['X-A', 'caf\xe9', 'Set-Cookie', 'a', 'set-cookie', 'b'])
+      response.end('body')
+    })
+    const { call, response, results } = place(t, port)
+    const { statusCode, headers, body } = await response
+    assert.equal(statusCode, 207)
+    assert.deepEqual(headers.slice(0, 6), ['X-A', 'caf\xe9', 'Set-Cookie', 'a', 'set-cookie', 'b'])
+    assert.equal(await text(body), 'body')
+    assert.equal(seen?.url, '/a?b=c')
+    // undici writes Host and Connection itself; every other field goes out as it was given.
+    assert.deepEqual(seen?.rawHeaders.slice(4), ['X-Twice', '1', 'x-twice', '2'])
+    assert.equal(seen?.headers.host, 'api.test')
+    assert.deepEqual(
+      [call.dispatched, call.failed, call.receivedBytes, results()],
+      [true, false, 4, 1],
+    )
+  })
+
+  it('streams a body up, on any method', async t => {
+    const port = await http(t, (request, response) => request.pipe(response))
+    const { response } = place(t, port, {
+      body: Readable.from([Buffer.from('up'), Buffer.from('load')]),
+    })
+    assert.equal(await text((await response).body), 'upload')
+  })
+
+  it('waits for the answer behind informational ones', async t => {
+    const port = await http(t, (_request, response) => {
+      response.writeProcessing()
+      response.writeEarlyHints({ link: '</a>; rel=preload' }, () => response.end('final'))
+    })
+    const { response, results } = place(t, port)
+    assert.equal(await text((await response).body), 'final')
+    assert.equal(results(), 1)
+  })
+
+  it('takes no more of the answer than is read', async t => {
+    const size = 8 * 1024 * 1024
+    const port = await http(t, (_request, response) => response.end(Buffer.alloc(size)))
+    const { call, response } = place(t, port)
+    const { body } = await response
+    let read = 0
+    for await (const chunk of body) {
+      read += chunk.length
+      assert.ok(call.receivedBytes - read <= 192 * 1024, 'it ran ahead of its reader')
+      await new Promise(setImmediate)
+    }
+    assert.equal(read, size)
+  })
+
+  it('fails, undispatched, where nobody listens', async t => {
+    const { call, failure, results } = place(t, await freePort())
+    assert.match(String(await failure), /ECONNREFUSED/)
+    assert.deepEqual([call.dispatched, call.failed, results()], [false, true, 1])
+  })
+
+  it('fails, undispatched, for a header that cannot be sent, and lets the body go', async t => {
+    const port = await http(t, () => assert.fail('something was sent'))
+    const body = Readable.from(['x'])
+    const { call, failure, results } = place(t, port, { headers: ['X-A', 'b\r\nc'], body })
+    assert.equal(Reflect.get(await failure, 'code'), 'UND_ERR_INVALID_ARG')
+    assert.deepEqual([call.dispatched, results(), body.destroyed], [false, 1, true])
+  })
+
+  it('ends when no headers come in time, and hangs up', async t => {
+    const hungUp = Promise.withResolvers<void>()
+    const port = await http(t, request => request.socket.once('close', hungUp.resolve))
+    const { call, failure, results } = place(t, port, { headersTimeout: 50 })
+    assert.ok((await failure) instanceof HeadersTimeout)
+    await hungUp.promise
+    assert.deepEqual([call.dispatched, call.failed, results()], [true, true, 1])
+  })
+
+  it('counts the time to the headers from dispatch: a slow upload does not stop it', async t => {
+    const port = await http(t, request => request.resume())
+    const never = new Readable({ read: () => undefined })
+    never.push('begins')
+    const { failure } = place(t, port, { method: 'POST', body: never, headersTimeout: 50 })
+    assert.ok((await failure) instanceof HeadersTimeout)
+    assert.equal(never.destroyed, true)
+  })
+
+  it('measures an answer’s silence, not its length', async t => {
+    const port = await http(t, (_request, response) => void response.write('begins'))
+    const { call, response } = place(t, port, { headersTimeout: 5_000, idleTimeout: 100 })
+    const { body } = await response
+    await assert.rejects(text(body), /[Tt]imeout/)
+    assert.equal(call.failed, true)
+  })
+
+  it('sends nothing when it is cut before its connection stands', async t => {
+    const connecting = Promise.withResolvers<void>()
+    const agent = new Agent({
+      connect: (_options, callback) => {
+        setTimeout(() => callback(new Error('never'), null), 10_000).unref()
+        connecting.resolve()
+      },
+    })
+    const { call, failure, results } = place(t, 1, {}, agent)
+    await connecting.promise
+    const reason = new Error('the caller has gone')
+    call.abort(reason)
+    assert.equal(await failure, reason)
+    call.abort(new Error('once more'))
+    assert.deepEqual([call.dispatched, call.failed, results()], [false, true, 1])
+  })
+
+  it('hangs up when it is cut before the answer', async t => {
+    const arrived = Promise.withResolvers<Socket>()
+    const port = await http(t, request => arrived.resolve(request.socket))
+    const { call, failure, results } = place(t, port)
+    const socket = await arrived.promise
+    const reason = new Error('revoked')
+    call.abort(reason)
+    assert.equal(await failure, reason)
+    if (!socket.closed) await once(socket, 'close')
+    assert.deepEqual([call.dispatched, results()], [true, 1])
+  })
+
+  it('breaks the body off with the reason when it is cut within the answer', async t => {
+    const port = await http(t, (_request, response) => void response.write('begins'))
+    const { call, response, results } = place(t, port)
+    const { body } = await response
+    await once(body, 'data')
+    const reason = new Error('revoked')
+    call.abort(reason)
+    const [error] = await once(body, 'error')
+    assert.equal(error, reason)
+    assert.deepEqual([call.failed, results()], [true, 1])
+  })
+
+  it('hangs up when the answer is no longer wanted', async t => {
+    const hungUp = Promise.withResolvers<void>()
+    const port = await http(t, (request, response) => {
+      request.socket.once('close', hungUp.resolve)
+      response.write('begins')
+    })
+    const { call, response } = place(t, port)
+    const { body } = await response
+    body.destroy()
+    await hungUp.promise
+    assert.equal(call.failed, true)
+  })
+
+  it('does not count as failed when it is cut after its end', async t => {
+    const port = await http(t, (_request, response) => response.end('whole'))
+    const { call, response } = place(t, port)
+    const { body } = await response
+    assert.equal(await text(body), 'whole')
+    call.abort(new Error('too late'))
+    assert.equal(call.failed, false)
+  })
+
+  const broken: [title: string, answer: string][] = [
+    [
+      'closes within a body of declared length',
+      'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf',
+    ],
+    [
+      'closes within a chunked body',
+      'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n',
+    ],
+    [
+      'breaks its chunks',
+      'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n',
+    ],
+  ]
+  for (const [title, answer] of broken) {
+    it(`breaks the body off when the upstream ${title}`, async t => {
+      const port = await tcp(t, socket => void socket.end(answer))
+      const { call, response, results } = place(t, port)
+      const { statusCode, body } = await response
+      assert.equal(statusCode, 200)
+      await assert.rejects(text(body))
+      assert.deepEqual([call.failed, results()], [true, 1])
+    })
+  }
+
+  for (const answer of [
+    '',
+    'SSH-2.0-x\r\n',
+    'HTTP/1.1 999999 X\r\n\r\n',
+    'HTTP/1.1 200 OK\r\nA: b',
+  ]) {
+    it(`fails, dispatched, when the answer is ${JSON.stringify(answer)}`, async t => {
+      const port = await tcp(t, socket => void socket.end(answer))
+      const { call, failure, results } = place(t, port)
+      await failure
+      assert.deepEqual([call.dispatched, call.failed, results()], [true, true, 1])
+    })
+  }
+
+  it('fails when the upstream switches protocols unasked', async t => {
+    const port = await tcp(t, socket => {
+      socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n')
+    })
+    const { call, failure, results } = place(t, port)
+    await failure
+    assert.deepEqual([call.dispatched, results()], [true, 1])
+  })
+
+  it('tells the error that ended the request’s own body', async t => {
+    const port = await http(t, request => request.resume())
+    const body = new Readable({ read: () => undefined })
+    const { failure, results } = place(t, port, { method: 'POST', body })
+    body.push('begins')
+    const reason = new Error('body too large')
+    await until(() => body.readableFlowing === true || body.readableLength === 0)
+    body.destroy(reason)
+    assert.equal(await failure, reason)
+    assert.equal(results(), 1)
+  })
+
+  it('is cut when a dispatcher starts it a second time', () => {
+    const dispatcher = new Starting()
+    const failures: Error[] = []
+    const call = new UpstreamCall(
+      {
+        origin: 'http://127.0.0.1:1',
+        path: '/',
+        method: 'GET',
+        headers: [],
+        body: null,
+        headersTimeout: 1_000,
+        idleTimeout: 1_000,
+      },
+      () => assert.fail('no response'),
+      error => failures.push(error),
+    )
+    call.start(dispatcher)
+    assert.deepEqual([call.dispatched, dispatcher.aborted.length], [true, 0])
+    call.start(dispatcher)
+    assert.equal(dispatcher.aborted.length, 1)
+    assert.match(failures[0]?.message ?? '', /sent before/)
+    assert.equal(call.failed, true)
+  })
 })
