@@ -26,19 +26,21 @@ export interface RefusalContext {
 /** The answer to a denial (contract section 2; RFC 6750 section 3 for the challenge). */
 export function refusalAnswer(denial: Denial, context: RefusalContext): RefusalAnswer {
   const dispatched = context.dispatched ? 'unknown' : 'no'
-  const headers: Record<string, string> = {
-    'content-type': 'application/json',
-    'cache-control': 'no-store',
-    'x-request-id': context.requestId,
-    'x-caracal-dispatched': dispatched,
-  }
+  const headers: Record<string, string> = {}
   if (denial.statusCode === 401 || denial.statusCode === 403) {
     headers['www-authenticate'] = challenge(denial)
   }
   if (denial.statusCode === 503) headers['retry-after'] = '1'
+  for (const [name, value] of Object.entries(denial.headers ?? {})) {
+    headers[name.toLowerCase()] = value
+  }
+  // A refusal brings headers of its own, but these are the gateway's to say.
+  headers['content-type'] = 'application/json'
+  headers['cache-control'] = 'no-store'
+  headers['x-request-id'] = context.requestId
+  headers['x-caracal-dispatched'] = dispatched
   if (context.dispatched) headers['x-should-retry'] = 'false'
   else if (denial.statusCode === 503 && !context.spent) headers['x-should-retry'] = 'true'
-  Object.assign(headers, denial.headers)
   const body = JSON.stringify({
     ...denial.members,
     error: denial.error,
