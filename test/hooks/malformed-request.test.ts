@@ -38,6 +38,18 @@ describe('denyMalformedRequest', () => {
       'transfer coding not supported, only chunked',
     ],
     ['chunks twice', { headers: { 'transfer-encoding': 'chunked, chunked' } }, 400],
+    ['a Host with a port', { headers: { host: 'gateway.test:8081' } }, undefined],
+    ['an IPv6 Host', { headers: { host: '[::1]:8081' } }, undefined],
+    ['a Host with white space', { headers: { host: 'a b' } }, 400, 'Host header is not a host'],
+    ['a Host with a path', { headers: { host: 'a/b' } }, 400, 'Host header is not a host'],
+    ['a Host with userinfo', { headers: { host: 'u@a' } }, 400, 'Host header is not a host'],
+    ['two Hosts in one', { headers: { host: 'a, b' } }, 400, 'Host header is not a host'],
+    [
+      'chunks in HTTP/1.0',
+      { headers: { 'transfer-encoding': 'chunked' }, httpVersion: '1.0' },
+      400,
+      'no transfer coding in HTTP/1.0',
+    ],
     ['identity', { headers: { 'transfer-encoding': 'identity' } }, 400],
   ]
   for (const [title, given, status, says] of cases) {
@@ -48,4 +60,11 @@ describe('denyMalformedRequest', () => {
       if (says !== undefined) assert.equal(denial?.description, says)
     })
   }
+
+  it('closes the connection behind framing that nobody understands, and behind nothing else', async () => {
+    const coded = await judge(denyMalformedRequest(), { headers: { 'transfer-encoding': 'gzip' } })
+    assert.equal(coded.denial?.headers?.['connection'], 'close')
+    const hostless = await judge(denyMalformedRequest(), { rawHeaders: [] })
+    assert.equal(hostless.denial?.headers?.['connection'], undefined)
+  })
 })

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { loggedError } from '../../lib/log-error.ts'
+import { loggedError, loggedReason } from '../../lib/log-error.ts'
 
 describe('loggedError', () => {
   it('tells type, code, message and stack', () => {
@@ -57,4 +57,34 @@ describe('loggedError', () => {
   }
 
   it('says nothing of nothing', () => assert.equal(loggedError(undefined), undefined))
+})
+
+describe('loggedReason', () => {
+  it('is the logged error without a stack, and so are its causes', () => {
+    const cause = Object.assign(new TypeError('b'), { code: 'E_B', secret: 's' })
+    const error = new Error('a', { cause })
+    assert.deepEqual(loggedReason(error), {
+      type: 'Error',
+      message: 'a',
+      cause: { type: 'TypeError', code: 'E_B', message: 'b' },
+    })
+  })
+
+  it('ends with an error that causes itself, as deep as a logged error', () => {
+    const error = new Error('a')
+    error.cause = error
+    const deepest = loggedReason(error)?.cause?.cause?.cause
+    assert.equal(deepest?.message, 'a')
+    assert.equal(deepest?.cause, undefined)
+  })
+
+  it('tells of what is no error the type alone, and says nothing of nothing', () => {
+    assert.deepEqual(loggedReason('secret'), { type: 'string', message: 'not an error object' })
+    assert.deepEqual(loggedReason(new Error('a', { cause: null })), {
+      type: 'Error',
+      message: 'a',
+      cause: { type: 'object', message: 'not an error object' },
+    })
+    assert.equal(loggedReason(undefined), undefined)
+  })
 })

@@ -254,6 +254,9 @@ describe('the error handler', () => {
     const flat = await app.meters.flat()
     assert.deepEqual([flat['requests_denied'], flat['denials_revoked']], [1, 1])
     const [line] = logged.map(text => JSON.parse(text))
+    // Strangers cause denials as they like: what caused one is told without a stack.
+    assert.deepEqual(line.reason, { type: 'Error', message: 'why' })
+    assert.equal(line.err, undefined)
     assert.deepEqual(
       [line.check, line.status, line.dispatched, line.level],
       ['revoked', 401, false, 30],

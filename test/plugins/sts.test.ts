@@ -366,7 +366,7 @@ describe('the circuit', () => {
   /** An STS that is down, and the circuit that three failures have opened. */
   async function opened(t: TestContext) {
     const clock = { now: 1_000_000 }
-    const all = await started(t, down, { now: () => clock.now })
+    const all = await started(t, down, { clock: () => clock.now })
     for (let i = 0; i < 3; i++) assert.equal((await refusal(all.app)).check, 'sts_refused')
     assert.equal(all.app.sts.circuitOpen, true)
     assert.equal(all.opened(), 1)
