@@ -10,9 +10,10 @@ import { describe, it, type TestContext } from 'node:test'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import { DENIALS, Denial } from '../denial.ts'
 import type { Claims } from '../dev/sts.ts'
+import { REVOCATION_STREAM } from '../plugins/revocations.ts'
 import { RESOURCE, ZONE } from './gateway/harness.ts'
 import { createTestGateway, startWorld, type World } from './in-process.ts'
-import { freePort } from './redis.ts'
+import { freePort, startRedis } from './redis.ts'
 
 const call = (app: FastifyInstance, token: string) =>
   app.inject({
@@ -67,6 +68,9 @@ describe('a process', () => {
     const usual = { CARACAL_MODE: 'dev', LOG_LEVEL: 'silent', STS_URL: world.sts.url }
     const broken = join(bindingsFile(t), '..', 'broken.yaml')
     writeFileSync(broken, 'version: 2\n')
+    const redis = await startRedis(t)
+    // Redis is there, and the history of revocations is not: connections stand when the start fails.
+    await redis.command('set', REVOCATION_STREAM, 'no stream')
     const starts = [
       usual,
       { ...usual, BINDINGS_FILE: bindingsFile(t) },
@@ -77,6 +81,7 @@ describe('a process', () => {
         REDIS_URL: `redis://127.0.0.1:${await freePort()}`,
         REDIS_DIAL_TIMEOUT: '200ms',
       },
+      { ...usual, BINDINGS_FILE: bindingsFile(t), REDIS_URL: redis.url },
     ]
     const script = `
       import { createGateway, loadConfig } from './app.ts'
@@ -105,7 +110,7 @@ describe('a process', () => {
     const [status] = await Promise.race([once(child, 'close'), late])
     clearTimeout(timer)
     assert.equal(status, 0)
-    assert.deepEqual(output.trim().split('\n'), ['closed', 'closed', 'failed', 'failed'])
+    assert.deepEqual(output.trim().split('\n'), ['closed', 'closed', 'failed', 'failed', 'failed'])
   })
 })
 

@@ -16,3 +16,15 @@ export async function until(
     await new Promise(resolve => setTimeout(resolve, 5))
   }
 }
+
+/** Resolves once a figure has stood still for 50 ms: nobody takes or gives any more. */
+export async function stalled(figure: () => number, milliseconds = 5_000): Promise<void> {
+  let last = figure()
+  let since = performance.now()
+  await until(() => {
+    const now = figure()
+    if (now !== last) since = performance.now()
+    last = now
+    return performance.now() - since >= 50
+  }, milliseconds)
+}

@@ -133,4 +133,19 @@ describe('readiness', () => {
     await settle()
     assert.equal(state.looks, 2)
   })
+
+  it('looks no more when it is closed within a look', async t => {
+    t.mock.timers.enable({ apis: ['setTimeout'] })
+    const state = world()
+    const answer = Promise.withResolvers<void>()
+    state.redis = () => answer.promise
+    const app = await started(t, state)
+    await app.ready()
+    await app.close()
+    answer.resolve()
+    await settle()
+    t.mock.timers.tick(10_000)
+    await settle()
+    assert.equal(state.looks, 1)
+  })
 })
