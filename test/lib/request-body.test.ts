@@ -6,7 +6,7 @@ import { createServer, type IncomingMessage, request, type ServerResponse } from
 import { describe, it, type TestContext } from 'node:test'
 import { BodyTooLarge, hasBody, RequestBody } from '../../lib/request-body.ts'
 import { listen } from '../gateway/harness.ts'
-import { stalled } from '../until.ts'
+import { stalled, until } from '../until.ts'
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void | Promise<void>
 
@@ -88,6 +88,25 @@ describe('RequestBody', () => {
     assert.equal(body?.readableLength, 0)
     client.end()
     assert.equal(String(await body?.toArray()), 'early')
+  })
+
+  it('knows whether it waits for its caller, and when the last byte came', async t => {
+    const arrived = Promise.withResolvers<RequestBody>()
+    const { open } = await server(t, async (message, response) => {
+      const body = new RequestBody(message, 1_000)
+      assert.equal(body.awaitsCaller, false)
+      body.once('data', () => arrived.resolve(body))
+      body.once('end', () => response.end())
+    })
+    const client = open()
+    client.write('begins')
+    const body = await arrived.promise
+    await until(() => body.awaitsCaller)
+    assert.equal(body.endedAt, undefined)
+    client.end()
+    await answerOf(client)
+    assert.equal(body.awaitsCaller, false)
+    assert.ok((body.endedAt ?? Number.POSITIVE_INFINITY) <= performance.now())
   })
 
   for (const [size, limit, fits] of [

@@ -2,11 +2,12 @@
 
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import { createServer as createTcpServer, type Socket } from 'node:net'
-import { Readable } from 'node:stream'
+import { createServer, IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer as createTcpServer, Socket } from 'node:net'
+import type { Readable } from 'node:stream'
 import { describe, it, type TestContext } from 'node:test'
 import { Agent, buildConnector, Dispatcher } from 'undici'
+import { RequestBody } from '../../lib/request-body.ts'
 import {
   HeadersTimeout,
   UpstreamCall,
@@ -15,7 +16,7 @@ import {
 } from '../../lib/upstream-call.ts'
 import { listen } from '../gateway/harness.ts'
 import { freePort } from '../redis.ts'
-import { stalled, until } from '../until.ts'
+import { stalled } from '../until.ts'
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void
 
@@ -112,6 +113,13 @@ class Starting extends Dispatcher {
   }
 }
 
+/** A caller's body: what has come of it, and the request that the rest comes from. */
+function upload(...chunks: string[]): { body: RequestBody; source: IncomingMessage } {
+  const source = new IncomingMessage(new Socket())
+  for (const chunk of chunks) source.push(chunk)
+  return { body: new RequestBody(source, 1_000_000), source }
+}
+
 const text = async (body: Readable) => Buffer.concat(await body.toArray()).toString('latin1')
 
 describe('UpstreamCall', () => {
@@ -139,9 +147,9 @@ describe('UpstreamCall', () => {
 
   it('streams a body up, on any method', async t => {
     const port = await http(t, (request, response) => request.pipe(response))
-    const { response } = place(t, port, {
-      body: Readable.from([Buffer.from('up'), Buffer.from('load')]),
-    })
+    const { body, source } = upload('up', 'load')
+    source.push(null)
+    const { response } = place(t, port, { body })
     assert.equal(await text((await response).body), 'upload')
   })
 
@@ -175,7 +183,7 @@ describe('UpstreamCall', () => {
 
   it('fails, undispatched, for a header that cannot be sent, and lets the body go', async t => {
     const port = await http(t, () => assert.fail('something was sent'))
-    const body = Readable.from(['x'])
+    const { body } = upload('x')
     const { call, failure, results } = place(t, port, { headers: ['X-A', 'b\r\nc'], body })
     assert.equal(Reflect.get(await failure, 'code'), 'UND_ERR_INVALID_ARG')
     assert.deepEqual([call.dispatched, results(), body.destroyed], [false, 1, true])
@@ -190,13 +198,28 @@ describe('UpstreamCall', () => {
     assert.deepEqual([call.dispatched, call.failed, results()], [true, true, 1])
   })
 
-  it('counts the time to the headers from dispatch: a slow upload does not stop it', async t => {
+  it('does not charge the upstream for a caller whose body is late', async t => {
+    const port = await http(
+      t,
+      (request, response) => void request.resume().on('end', () => response.end('ok')),
+    )
+    const { body, source } = upload('begins')
+    const { call, response, failure } = place(t, port, { method: 'POST', body, headersTimeout: 50 })
+    failure.catch(() => undefined)
+    setTimeout(() => source.push(null), 200)
+    assert.equal((await response).statusCode, 200)
+    assert.equal(call.failed, false)
+  })
+
+  it('gives the upstream its time, and no more, behind a late body', async t => {
     const port = await http(t, request => request.resume())
-    const never = new Readable({ read: () => undefined })
-    never.push('begins')
-    const { failure } = place(t, port, { method: 'POST', body: never, headersTimeout: 50 })
+    const { body, source } = upload('begins')
+    const { failure, results } = place(t, port, { method: 'POST', body, headersTimeout: 50 })
+    setTimeout(() => source.push(null), 120)
     assert.ok((await failure) instanceof HeadersTimeout)
-    assert.equal(never.destroyed, true)
+    // A timer may fire a millisecond early.
+    assert.ok(performance.now() - (body.endedAt ?? Number.POSITIVE_INFINITY) >= 48)
+    assert.deepEqual([body.destroyed, results()], [true, 1])
   })
 
   it('measures an answer’s silence, not its length', async t => {
@@ -332,12 +355,12 @@ describe('UpstreamCall', () => {
   })
 
   it('tells the error that ended the request’s own body', async t => {
-    const port = await http(t, request => request.resume())
-    const body = new Readable({ read: () => undefined })
+    const arrived = Promise.withResolvers<void>()
+    const port = await http(t, request => void request.once('data', () => arrived.resolve()))
+    const { body } = upload('begins')
     const { failure, results } = place(t, port, { method: 'POST', body })
-    body.push('begins')
+    await arrived.promise
     const reason = new Error('body too large')
-    await until(() => body.readableFlowing === true || body.readableLength === 0)
     body.destroy(reason)
     assert.equal(await failure, reason)
     assert.equal(results(), 1)
