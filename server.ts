@@ -35,12 +35,19 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
 
 /**
  * Keeps the heap near what is in use: by default V8 lets a process on a large machine triple its heap before it
- * collects, and the pod scales out at 205 MiB (contract section 15). Both flags are read at each collection. With 200
- * requests in flight they halved the resident memory in one run, the CPU per request within the noise.
+ * collects, and the pod scales out at 205 MiB (contract section 15). The first two flags are read at each collection.
+ * With 200 requests in flight they halved the resident memory in one run, the CPU per request within the noise.
+ *
+ * The other two are read at each allocation and each sweep of buffers: bodies that were passed on are collected by a
+ * scavenge when there are 4 MiB of them, and freed at once. V8 would wait for 64 MiB, mark and sweep the whole heap, and
+ * free them when another thread finds the time. With bodies of 1 GiB both ways the high-water mark fell from 230 MiB to
+ * 155 MiB, the transfers took no longer.
  */
 function boundHeap(): void {
   setFlagsFromString('--semi-space-growth-factor=1')
   setFlagsFromString('--heap-growing-percent=60')
+  setFlagsFromString('--scavenger-max-new-space-capacity-mb=2')
+  setFlagsFromString('--no-concurrent-array-buffer-sweeping')
 }
 
 function configOf(env: NodeJS.ProcessEnv) {

@@ -48,6 +48,7 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   #body: Readable | undefined
   #reason: Error | undefined
   #answered = false
+  #bodiless = false
   #ended = false
   #dispatched = false
   #failed = false
@@ -121,6 +122,7 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     if (statusCode < 200) return
     clearTimeout(this.#timer)
     this.#answered = true
+    this.#bodiless = statusCode === 204 || statusCode === 304
     this.#body = new Readable({
       read: () => controller.resume(),
       destroy: (error, callback) => {
@@ -144,6 +146,11 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
+    // A 304 may tell the length of what it spares the caller (RFC 9110 section 8.6); undici takes it for the body's.
+    if (this.#bodiless && 'code' in error && error.code === 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH') {
+      this.onResponseEnd()
+      return
+    }
     this.#failed = true
     if (this.#answered) this.#body?.destroy(this.#reason ?? error)
     else this.#fail(this.#reason ?? error)

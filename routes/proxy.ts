@@ -144,7 +144,8 @@ function sendBody(request: FastifyRequest, reply: FastifyReply, { answer }: Pass
   // Headers go out although no byte of a body may come for minutes; with one at hand they go out together.
   reply.raw.once('pipe', () => {
     setImmediate(() => {
-      if (!reply.raw.headersSent && !reply.raw.destroyed) reply.raw.flushHeaders()
+      // Not `flushHeaders`, which writes them as UTF-8: their bytes go on as they came.
+      if (!reply.raw.headersSent && !reply.raw.destroyed) reply.raw.write('', 'latin1')
     })
   })
   void reply.send(answer.body)
