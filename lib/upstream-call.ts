@@ -48,7 +48,6 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   #body: Readable | undefined
   #reason: Error | undefined
   #answered = false
-  #bodiless = false
   #ended = false
   #dispatched = false
   #failed = false
@@ -122,7 +121,6 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     if (statusCode < 200) return
     clearTimeout(this.#timer)
     this.#answered = true
-    this.#bodiless = statusCode === 204 || statusCode === 304
     this.#body = new Readable({
       read: () => controller.resume(),
       destroy: (error, callback) => {
@@ -132,7 +130,13 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     })
     // Whoever reads the body hears of its end; an upstream that dies before that must not crash the process.
     this.#body.on('error', () => {})
-    this.#onResponse({ statusCode, headers: latin1(controller.rawHeaders), body: this.#body })
+    const headers = latin1(controller.rawHeaders)
+    this.#onResponse({ statusCode, headers, body: this.#body })
+    // A 304 may tell the length of what it spares the caller (RFC 9110 section 8.6), and undici would wait for that.
+    if ((statusCode === 204 || statusCode === 304) && announcesBody(headers)) {
+      this.onResponseEnd()
+      controller.abort(new Error('the response has no body whatever it announces'))
+    }
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
@@ -146,11 +150,7 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
-    // A 304 may tell the length of what it spares the caller (RFC 9110 section 8.6); undici takes it for the body's.
-    if (this.#bodiless && 'code' in error && error.code === 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH') {
-      this.onResponseEnd()
-      return
-    }
+    if (this.#ended) return
     this.#failed = true
     if (this.#answered) this.#body?.destroy(this.#reason ?? error)
     else this.#fail(this.#reason ?? error)
@@ -177,6 +177,12 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     this.#request.body?.destroy()
     this.#onFailure(error)
   }
+}
+
+function announcesBody(headers: readonly string[]): boolean {
+  return headers.some(
+    (name, index) => index % 2 === 0 && /^(?:content-length|transfer-encoding)$/i.test(name),
+  )
 }
 
 function latin1(raw: Dispatcher.DispatchController['rawHeaders']): string[] {
