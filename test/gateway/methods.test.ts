@@ -12,10 +12,12 @@ const raw = await startRawUpstream({ after }, (socket, received) => {
   socket.end(Buffer.from(answer ?? '', 'latin1'))
 })
 const rawAnswers = new Map<string, string>()
-stack.sts.respond = exchange =>
-  rawAnswers.has(exchange.fields['gateway_request_id'] ?? '')
-    ? { directive: { url: raw.url, auth_mode: 'none' } }
-    : undefined
+/** Where requests go that do not go to the stack's own upstream. */
+const urls = new Map<string, string>()
+stack.sts.respond = exchange => {
+  const url = urls.get(exchange.fields['gateway_request_id'] ?? '')
+  return url === undefined ? undefined : { directive: { url, auth_mode: 'none' } }
+}
 
 let count = 0
 const nextId = () => `method-${count++}`
@@ -30,6 +32,7 @@ function arrivalOf(id: string) {
 function answered(bytes: string, method = 'GET', body?: string) {
   const id = nextId()
   rawAnswers.set(id, bytes)
+  urls.set(id, raw.url)
   const options = { token: stack.mint(), id, method, ...(body !== undefined && { body }) }
   return send(stack.gateway.port, options).then(answer => ({ ...answer, id }))
 }
@@ -234,6 +237,26 @@ test('the gateway passes answers without a body on, whatever length they tell', 
     assert.equal(event?.metadata_json['upstream_status'], status)
     assert.deepEqual(more, [])
   }
+})
+
+test('the gateway waits for no body behind a 304 or a 204', async t => {
+  const open = await startRawUpstream(t, (socket, received) => {
+    const status = received.includes('/204') ? 204 : 304
+    const framing = received.includes('chunked')
+      ? 'Transfer-Encoding: chunked'
+      : 'Content-Length: 5'
+    // The connection stays open, as with any server that keeps them alive.
+    socket.write(`HTTP/1.1 ${status} Any\r\n${framing}\r\n\r\n`)
+  })
+  for (const path of ['/304', '/204', '/304/chunked', '/204/chunked']) {
+    const id = nextId()
+    urls.set(id, open.url)
+    const answer = await send(stack.gateway.port, { token: stack.mint(), id, path })
+    assert.equal(`/${answer.status}`, path.slice(0, 4))
+    const [event] = await stack.eventsOf(id)
+    assert.equal(event?.evaluation_status, 'executed', path)
+  }
+  await until(() => open.sockets.size === 0)
 })
 
 test('the gateway passes every final status on, and no interim one', async () => {

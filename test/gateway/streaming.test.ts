@@ -56,6 +56,11 @@ stack.sts.respond = async exchange => {
 const expected = new Map<string, string>()
 let count = 0
 
+const clients = new Set<ClientRequest>()
+after(async () => {
+  for (const request of clients) request.destroy()
+})
+
 interface Options {
   readonly handler?: Handler
   readonly url?: string
@@ -83,6 +88,7 @@ function open(outcome: string, options: Options): { id: string; request: ClientR
     },
   })
   request.on('error', () => undefined)
+  clients.add(request)
   return { id, request }
 }
 
@@ -412,13 +418,17 @@ test('the gateway shows the caller a broken body when the upstream dies in the m
   for (const reset of [false, true]) {
     for (const answer of answers) {
       const raw = await startRawUpstream(t, socket => {
+        if (reset) socket.pause()
         socket.write(answer)
-        // The death comes once the beginning has arrived.
-        void began.promise.then(() => (reset ? socket.resetAndDestroy() : socket.end()))
+        // The death comes once the beginning has arrived; with bytes unread it is a reset.
+        void began.promise.then(() => (reset ? socket.destroy() : socket.end()))
       })
       const began = Promise.withResolvers<void>()
-      const { request } = open('upstream_error response_copy_failed', { url: raw.url })
-      request.end()
+      const { request } = open('upstream_error response_copy_failed', {
+        url: raw.url,
+        method: 'POST',
+      })
+      request.end(Buffer.alloc(reset ? MIB : 0))
       const response = await responseOf(request)
       if (answer.includes('zz')) response.on('data', () => undefined)
       else await once(response, 'data')
@@ -438,11 +448,13 @@ test('the gateway takes an answer that ends with its connection for whole', asyn
 })
 
 test('the gateway answers 502 when the upstream dies before its headers', async t => {
-  for (const die of ['end', 'resetAndDestroy', 'destroy'] as const) {
-    const raw = await startRawUpstream(t, socket => socket[die]())
+  for (const die of ['end', 'destroy'] as const) {
+    const raw = await startRawUpstream(t, socket => socket.pause()[die]())
     for (const [method, body] of [
       ['GET', undefined],
       ['POST', 'body'],
+      // Bytes that nobody read make it a reset.
+      ['POST', Buffer.alloc(MIB)],
     ] as const) {
       const id = register('upstream_error transport_error', { url: raw.url })
       const answer = await send(stack.gateway.port, {
