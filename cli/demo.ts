@@ -48,7 +48,7 @@ class DemoError extends Error {}
  * Runs gateway, development STS and echo upstream until SIGINT or SIGTERM.
  *
  * Reads `DEMO_GATEWAY_PORT`, `DEMO_STS_PORT`, `DEMO_UPSTREAM_PORT` (0: the system chooses),
- * `REDIS_URL` (unset: a store inside the process) and `LOG_LEVEL` (default `warn`).
+ * `REDIS_URL` (unset: a store inside the process) and `LOG_LEVEL` (default `info`).
  *
  * @returns the exit status: 0 when it was stopped, 1 when it could not start.
  */
@@ -104,7 +104,7 @@ async function start(env: NodeJS.ProcessEnv, closers: Close[]): Promise<string> 
       CARACAL_MODE: 'dev',
       HOST,
       PORT: String(portOf('gateway', env)),
-      LOG_LEVEL: LOG_LEVEL || 'warn',
+      LOG_LEVEL: LOG_LEVEL || 'info',
       STS_URL: sts.url,
       STS_ISSUER: DEV_ISSUER,
       BINDINGS_FILE: bindingsFile,

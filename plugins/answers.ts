@@ -112,7 +112,9 @@ export function refuse(
     {
       check: denial.check,
       status: denial.statusCode,
-      dispatched,
+      // What an STS refuses with, it says in its own code.
+      error: denial.error,
+      dispatched: dispatched ? 'unknown' : 'no',
       zone: passage?.mandate?.zoneId,
       client: passage?.mandate?.clientId,
       resource: passage?.resource,

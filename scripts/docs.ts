@@ -10,7 +10,7 @@ const WIDTH = 100
 export function renderEnvExample(): string {
   const lines = [
     ...comment(
-      'Written by `npm run docs` from the schema in config.ts. Copy to `.env` and remove the `#` from what you set. An empty value means unset. docs/configuration.md says more.',
+      'Written by `npm run docs` from the schema in config.ts. Copy to `.env`, which `npm start` and `npm run dev` read, and remove the `#` from what you set. An empty value means unset. docs/configuration.md says more.',
     ),
   ]
   for (const { title, variables } of SECTIONS.slice(0, -1)) {

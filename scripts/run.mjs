@@ -13,19 +13,20 @@ const OLDEST_NODE = [24, 12]
 const PARENT_CHECK_INTERVAL = 200
 const TEST = ['--test', '--test-concurrency=2', '--test-timeout=120000']
 const TESTS = 'test/**/*.test.ts'
+const ENV_FILE = '--env-file-if-exists=.env'
 const COVER = ['--experimental-test-coverage', '--test-coverage-exclude=test/**']
 
 const TASKS = {
   build,
   start: () => {
     buildIfStale()
-    node('dist/server.js')
+    node(ENV_FILE, 'dist/server.js')
   },
   demo: () => {
     buildIfStale()
     node('dist/cli/index.js', 'demo')
   },
-  dev: () => node('--watch', 'server.ts'),
+  dev: () => node(ENV_FILE, '--watch', 'server.ts'),
   check: () => tool('tsc', '-p', '.'),
   lint: () => {
     tool('oxlint', '--type-aware')
@@ -80,7 +81,7 @@ function newestIn(path) {
 function ensurePackages() {
   if (packagesInStep()) return
   const npm = process.env.npm_execpath
-  const args = ['ci', '--include=dev', '--include=optional', '--loglevel=error']
+  const args = ['ci', '--include=dev', '--include=optional', '--ignore-scripts', '--loglevel=error']
   // Started by npm: the same npm again. Otherwise the one on PATH.
   if (npm?.endsWith('.js')) run(process.execPath, [npm, ...args])
   else run(WINDOWS ? 'npm.cmd' : 'npm', args, { shell: WINDOWS })

@@ -258,8 +258,8 @@ describe('the error handler', () => {
     assert.deepEqual(line.reason, { type: 'Error', message: 'why' })
     assert.equal(line.err, undefined)
     assert.deepEqual(
-      [line.check, line.status, line.dispatched, line.level],
-      ['revoked', 401, false, 30],
+      [line.check, line.status, line.error, line.dispatched, line.level],
+      ['revoked', 401, 'invalid_token', 'no', 30],
     )
     await app.close()
   })
