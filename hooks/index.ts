@@ -83,7 +83,7 @@ export function dispatchChecks(app: FastifyInstance, options: CheckOptions): Che
       now: options.now,
       onClaimed: seconds => meters.stage('replay', seconds),
     }),
-    exchangeMandate(app.sts, app.evidence.settle),
+    exchangeMandate(app.sts),
     denyUnsafeUpstream(app.egress),
     // A revocation may have come while the STS was asked.
     denyRevoked(app.revocations),

@@ -12,7 +12,7 @@ import {
   resourceRequestEvent,
 } from '../lib/evidence.ts'
 import { type Mandate, subjectFingerprint } from '../lib/mandate.ts'
-import type { Passage } from './passage.ts'
+import type { Passage, Settle } from './passage.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -22,8 +22,8 @@ declare module 'fastify' {
 
 /** Where requests leave their evidence. */
 export interface Evidence {
-  /** Records what is due for a request that is over. A second call, and one while the STS is asked, does nothing. */
-  readonly settle: (request: FastifyRequest, passage: Passage, reply: FastifyReply) => void
+  /** Records what is due for a request that is over. A second call, and one while a check decides, does nothing. */
+  readonly settle: Settle
 }
 
 /** What nginx logs for a caller that went before it had an answer. */
@@ -34,7 +34,7 @@ const UNRECORDED = new Set(['sts_refused', 'evidence_unavailable'])
 
 async function evidence(app: FastifyInstance): Promise<void> {
   function settle(request: FastifyRequest, passage: Passage, reply: FastifyReply): void {
-    if (passage.settled || passage.exchanging) return
+    if (passage.settled || passage.deciding) return
     passage.settled = true
     app.meters.request((performance.now() - passage.arrivedAt) / 1000)
     const { mandate, denial } = passage

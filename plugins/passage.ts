@@ -45,8 +45,8 @@ export class Passage {
   trace: TraceContext | undefined
   /** Whether the jti was spent: from then on the mandate cannot be used again. */
   spent = false
-  /** Whether the STS is being asked: its answer decides which evidence the request leaves. */
-  exchanging = false
+  /** Whether a check waits for somebody's answer, which decides what evidence the request leaves. */
+  deciding = false
   exchange: Exchange | undefined
   facts: DirectiveFacts | undefined
   directive: Directive | undefined
@@ -75,12 +75,17 @@ export type Check = (
   reply: FastifyReply,
 ) => void | Promise<void>
 
+/** Settles a request that is over; see `plugins/evidence.ts`. */
+export type Settle = (request: FastifyRequest, passage: Passage, reply: FastifyReply) => void
+
 /**
  * Makes a Fastify hook of a check.
  *
  * A request whose caller has gone in the meantime goes no further: nothing is spent or sent for nobody.
+ *
+ * @param onDecided called when a check has decided after the caller went: the request's evidence is due now
  */
-export function hook(check: Check) {
+export function hook(check: Check, onDecided: Settle) {
   return (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void): void => {
     const { passage } = request
     if (passage === null) {
@@ -92,9 +97,14 @@ export function hook(check: Check) {
       done(passage.interruption)
       return
     }
-    result.then(() => {
-      if (!passage.closed) done(passage.interruption)
-    }, done)
+    passage.deciding = true
+    const decided = (error?: Error) => {
+      passage.deciding = false
+      // A refusal is taken note of even when nobody is there to hear it.
+      if (error !== undefined || !passage.closed) done(error ?? passage.interruption)
+      if (passage.closed) onDecided(request, passage, reply)
+    }
+    result.then(() => decided(), decided)
   }
 }
 

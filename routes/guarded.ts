@@ -19,7 +19,8 @@ export async function guarded(
     begin(app, request, reply)
     done()
   })
-  for (const check of requestChecks(app, options)) app.addHook('onRequest', hook(check))
+  const { settle } = app.evidence
+  for (const check of requestChecks(app, options)) app.addHook('onRequest', hook(check, settle))
 
   // Fastify refuses by itself a Content-Type that it cannot read (415). It does not get to see any, and what comes
   // after its parsing sees the caller's again.
@@ -44,7 +45,7 @@ export async function guarded(
     done()
   })
 
-  for (const check of dispatchChecks(app, options)) app.addHook('preHandler', hook(check))
+  for (const check of dispatchChecks(app, options)) app.addHook('preHandler', hook(check, settle))
   await app.register(proxy, options)
 }
 
@@ -57,8 +58,7 @@ function begin(app: FastifyInstance, request: FastifyRequest, reply: FastifyRepl
   reply.raw.once('close', () => {
     passage.closed = true
     app.overload.release(passage)
-    if (!reply.raw.writableFinished)
-      passageOf(request).call?.abort(new Error('the caller has gone'))
+    if (!reply.raw.writableFinished) passage.call?.abort(new Error('the caller has gone'))
     app.evidence.settle(request, passage, reply)
   })
 }

@@ -520,6 +520,32 @@ describe('the gateway', () => {
       }
     })
 
+    test('that counts an STS that is late for a caller that has gone, with evidence', async () => {
+      const held = hold({})
+      const id = randomUUID()
+      const client = new Client(stack.gateway.url)
+      const gone = client.request({
+        path: '/',
+        method: 'GET',
+        headers: {
+          authorization: `Bearer ${stack.mint()}`,
+          'x-caracal-resource': RESOURCE,
+          'x-request-id': id,
+        },
+      })
+      await held.arrived()
+      await client.destroy()
+      await assert.rejects(gone)
+      const [event, ...more] = await stack.eventsOf(id)
+      assert.deepEqual(
+        [event?.event_type, event?.evaluation_status],
+        ['gateway_request_denied', 'sts_timeout'],
+      )
+      assert.deepEqual(more, [])
+      held.letGo()
+      assert.equal((await stack.call()).status, 200)
+    })
+
     test('that a late answer of a time before does not shut', async () => {
       const held = hold({ status: 500, body: '' })
       const slow = stack.call()

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { before, describe, test } from 'node:test'
 import { until } from '../until.ts'
-import { call, type Gateway, type Stack, startGateway, startStack } from './harness.ts'
+import { call, type Gateway, head, type Stack, startGateway, startStack, Wire } from './harness.ts'
 import { assertRefusal, type Refusal } from './refusal.ts'
 import { hasLogged, suiteCleanup } from './support.ts'
 
@@ -36,6 +36,21 @@ describe('the gateway', () => {
     call(gateway.url, '/v1/invoices', { token, headers: { 'x-request-id': id } })
 
   const traces = () => [stack.upstream.arrivals.length, stack.sts.exchanges.length]
+
+  test('leaves evidence of a replay whose caller does not wait for its answer', async () => {
+    const token = stack.mint()
+    assert.equal((await present(token)).status, 200)
+    const reached = traces()
+    for (let i = 0; i < 5; i++) {
+      const id = randomUUID()
+      const wire = new Wire(stack.gateway.port)
+      wire.socket.end(`${head('GET /v1/invoices', token, `X-Request-Id: ${id}`)}\r\n`)
+      const [event, ...more] = await stack.eventsOf(id)
+      assert.equal(event?.event_type, 'replay_detected')
+      assert.deepEqual(more, [])
+    }
+    assert.deepEqual(traces(), reached)
+  })
 
   for (const [name, gateways] of [
     ['one process', () => [stack.gateway]],

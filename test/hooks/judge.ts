@@ -50,7 +50,10 @@ export async function judge(check: Check, given: Given = {}): Promise<Verdict> {
     if (given.httpVersion !== undefined) request.raw.httpVersion = given.httpVersion
     done()
   })
-  app.addHook('onRequest', hook(check))
+  app.addHook(
+    'onRequest',
+    hook(check, () => undefined),
+  )
   app.route({
     method: ['GET', 'POST'],
     url: '/*',

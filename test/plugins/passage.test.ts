@@ -23,7 +23,7 @@ async function travel(passage: Passage | null, checks: readonly Check[]) {
     seen = request
     done()
   })
-  for (const check of checks) app.addHook('onRequest', hook(check))
+  for (const check of checks) app.addHook('onRequest', hook(check, tooEarly))
   app.get('/', async () => {
     ran = true
     return 'ran'
@@ -33,6 +33,9 @@ async function travel(passage: Passage | null, checks: readonly Check[]) {
   if (seen === undefined) throw new Error('no request')
   return { request: seen, error, ran }
 }
+
+/** Evidence is due when a request is over, which these are not. */
+const tooEarly = () => assert.fail('settled too early')
 
 const never: Check = () => assert.fail('a check ran behind a denial')
 
@@ -114,31 +117,45 @@ describe('hook', () => {
     })
   }
 
-  it('goes no further for a caller that has gone while a check waited', async () => {
-    const app = Fastify()
-    await app.register(passagePlugin)
-    const passage = new Passage()
-    const decided = Promise.withResolvers<void>()
-    app.addHook('onRequest', (request, _reply, done) => {
-      request.passage = passage
-      done()
-    })
-    app.addHook(
-      'onRequest',
-      hook(async () => {
+  for (const [title, outcome] of [
+    ['admits', undefined],
+    ['denies', denial],
+  ] as const) {
+    it(`goes no further for a caller that went before a check ${title}, and settles what is due`, async () => {
+      const app = Fastify()
+      await app.register(passagePlugin)
+      const passage = new Passage()
+      const refused: Error[] = []
+      const settled = Promise.withResolvers<void>()
+      app.setErrorHandler((error: Error, _request, reply) => {
+        refused.push(error)
+        return reply.code(500).send()
+      })
+      app.addHook('onRequest', (request, _reply, done) => {
+        request.passage = passage
+        done()
+      })
+      const check: Check = async () => {
+        await new Promise(setImmediate)
+        assert.equal(passage.deciding, true)
         passage.closed = true
-        setImmediate(() => decided.resolve())
-      }),
-    )
-    app.addHook('onRequest', hook(never))
-    app.get('/', () => assert.fail('the route ran'))
-    const answer = app.inject('/')
-    answer.then(
-      () => assert.fail('it was answered'),
-      () => undefined,
-    )
-    await decided.promise
-    await new Promise(setImmediate)
-    await app.close()
-  })
+        if (outcome !== undefined) throw outcome
+      }
+      const onDecided = () => {
+        assert.equal(passage.deciding, false)
+        assert.deepEqual(refused, outcome === undefined ? [] : [outcome])
+        settled.resolve()
+      }
+      app.addHook('onRequest', hook(check, onDecided))
+      app.addHook('onRequest', hook(never, tooEarly))
+      app.get('/', () => assert.fail('the route ran'))
+      app.inject('/').then(
+        () => undefined,
+        () => undefined,
+      )
+      await settled.promise
+      await new Promise(setImmediate)
+      await app.close()
+    })
+  }
 })
