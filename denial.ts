@@ -28,6 +28,7 @@ export type LegacyCounter =
   | 'denials_jti_replay'
   | 'denials_revoked'
   | 'denials_revocation_stale'
+  | 'sts_circuit_fast_fail'
 
 /** Every check, in the order in which they run. */
 export const DENIALS = {
@@ -156,7 +157,12 @@ export const DENIALS = {
     error: 'operation_not_permitted',
     description: 'scope missing',
   },
-  sts_circuit_open: { status: 503, error: 'sts_unavailable', description: 'sts unavailable' },
+  sts_circuit_open: {
+    status: 503,
+    error: 'sts_unavailable',
+    description: 'sts unavailable',
+    counter: 'sts_circuit_fast_fail',
+  },
   request_too_large: {
     status: 413,
     error: 'payload_too_large',

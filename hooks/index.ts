@@ -69,7 +69,7 @@ export function requestChecks(app: FastifyInstance, options: CheckOptions): Chec
     denyUnboundResource(bindings),
     denyUndeclaredOperation(wouldDeny),
     denyMissingScope(wouldDeny),
-    denyOpenCircuit(app.sts, () => meters.count('sts_circuit_fast_fail')),
+    denyOpenCircuit(app.sts),
     denyTooLargeRequest(options.maxRequestBytes),
   ]
 }

@@ -3,11 +3,9 @@ import type { Check } from '../plugins/passage.ts'
 import type { Sts } from '../plugins/sts.ts'
 
 /** Denies while the STS circuit is open, or half-open with its probe under way (contract section 4). */
-export function denyOpenCircuit(sts: Sts, onFastFail: () => void): Check {
+export function denyOpenCircuit(sts: Sts): Check {
   return () => {
     const denial = sts.refusal()
-    if (denial === undefined) return
-    onFastFail()
-    throw denial
+    if (denial !== undefined) throw denial
   }
 }

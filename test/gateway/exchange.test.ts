@@ -458,6 +458,7 @@ describe('the gateway', () => {
       await later(9_000)
       await assertOpen(1)
       await later(1_000)
+      const counted = await metricsOf(stack.gateway.url)
       const held = hold()
       const jtis = Array.from({ length: 10 }, () => randomUUID())
       const calls = jtis.map(jti => stack.call('/', { token: stack.mint({ jti }) }))
@@ -473,6 +474,8 @@ describe('the gateway', () => {
         const spent = (await stack.redis.command('EXISTS', `seen:jti:${jtis[index]}`)) === 1
         assertRefusal(answer, { ...OPEN, spent })
       }
+      const rise = risen(counted, await metricsOf(stack.gateway.url))
+      assert.equal(rise['sts_circuit_fast_fail_total'], 14, 'wherever the place was found taken')
       const after = await Promise.all(Array.from({ length: 10 }, () => stack.call()))
       for (const { status } of after) assert.equal(status, 200)
     })
