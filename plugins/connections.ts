@@ -153,4 +153,8 @@ function interrupt(request: FastifyRequest, response: ServerResponse, denial: De
   else if (passage !== null) passage.interruption ??= denial
 }
 
-export default fp(connections, { name: 'connections', fastify: '5.x', dependencies: ['metrics'] })
+export default fp(connections, {
+  name: 'connections',
+  fastify: '5.x',
+  dependencies: ['metrics', 'passage'],
+})
