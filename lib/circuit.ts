@@ -7,7 +7,7 @@
  */
 
 /** How a request stands to the circuit: through as usual, or through as the one probe. */
-export type Passage = 'closed' | 'probe'
+export type Entry = 'closed' | 'probe'
 
 /** What a {@link Circuit} is made of. */
 export interface CircuitOptions {
@@ -48,7 +48,7 @@ export class Circuit {
   /**
    * Lets a request through, or returns `undefined`. Whoever is let through calls {@link leave} in the end.
    */
-  enter(now: number): Passage | undefined {
+  enter(now: number): Entry | undefined {
     if (this.#openUntil === undefined) return 'closed'
     if (this.refuses(now)) return undefined
     this.#probing = true
@@ -60,8 +60,8 @@ export class Circuit {
    *
    * @param result `neutral` is a refusal of policy: it neither counts nor resets
    */
-  leave(passage: Passage, result: 'success' | 'failure' | 'neutral', now: number): void {
-    if (passage === 'probe') this.#probing = false
+  leave(entry: Entry, result: 'success' | 'failure' | 'neutral', now: number): void {
+    if (entry === 'probe') this.#probing = false
     if (result === 'success') {
       this.#failures = 0
       this.#openUntil = undefined
@@ -70,9 +70,7 @@ export class Circuit {
     if (result === 'neutral') return
     this.#failures += 1
     const opens =
-      this.#openUntil === undefined
-        ? this.#failures >= this.#options.threshold
-        : passage === 'probe'
+      this.#openUntil === undefined ? this.#failures >= this.#options.threshold : entry === 'probe'
     if (opens) {
       this.#openUntil = now + this.#options.openFor
       this.#options.onOpen?.()

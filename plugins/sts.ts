@@ -118,18 +118,18 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
       return circuit.refuses(clock()) ? circuitOpen() : undefined
     },
     async exchange(request) {
-      const passage = circuit.enter(clock())
-      if (passage === undefined) throw circuitOpen()
+      const entry = circuit.enter(clock())
+      if (entry === undefined) throw circuitOpen()
       const startedAt = performance.now()
       try {
         const exchange = await ask(request)
-        circuit.leave(passage, 'success', clock())
+        circuit.leave(entry, 'success', clock())
         options.onExchange?.(performance.now() - startedAt, 'success')
         return exchange
       } catch (error) {
         const denial = error instanceof Denial ? error : undefined
         const failed = denial?.error === 'sts_unavailable' && denial.statusCode >= 500
-        circuit.leave(passage, failed ? 'failure' : 'neutral', clock())
+        circuit.leave(entry, failed ? 'failure' : 'neutral', clock())
         const result = denial?.check === 'sts_refused' ? 'refused' : 'unavailable'
         options.onExchange?.(performance.now() - startedAt, result)
         throw error

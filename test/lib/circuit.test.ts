@@ -3,15 +3,15 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import * as fc from 'fast-check'
-import { Circuit, type Passage } from '../../lib/circuit.ts'
+import { Circuit, type Entry } from '../../lib/circuit.ts'
 
 const OPTIONS = { threshold: 3, openFor: 10_000 }
 
 /** Enters and leaves with a result, at once. */
 function attempt(circuit: Circuit, result: 'success' | 'failure' | 'neutral', now: number): void {
-  const passage = circuit.enter(now)
-  assert.ok(passage, 'the circuit refused')
-  circuit.leave(passage, result, now)
+  const entry = circuit.enter(now)
+  assert.ok(entry, 'the circuit refused')
+  circuit.leave(entry, result, now)
 }
 
 function opened(now: number): Circuit {
@@ -109,9 +109,9 @@ describe('Circuit', () => {
   it('does not prolong the time for failures of requests that were under way', () => {
     const circuit = new Circuit(OPTIONS)
     const underWay = Array.from({ length: 10 }, () => circuit.enter(0))
-    underWay.forEach((passage, index) => {
-      assert.ok(passage)
-      circuit.leave(passage, 'failure', index * 1_000)
+    underWay.forEach((entry, index) => {
+      assert.ok(entry)
+      circuit.leave(entry, 'failure', index * 1_000)
     })
     assert.equal(circuit.enter(11_999), undefined)
     assert.equal(circuit.enter(12_000), 'probe')
@@ -164,12 +164,12 @@ describe('Circuit', () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 60 }), steps => {
         const circuit = new Circuit(OPTIONS)
-        const inside: Passage[] = []
+        const inside: Entry[] = []
         let now = 0
         let failuresInARow = 0
         let openSince: number | undefined
         for (const action of steps) {
-          const probes = inside.filter(passage => passage === 'probe').length
+          const probes = inside.filter(entry => entry === 'probe').length
           assert.ok(probes <= 1, 'two probes at once')
           const isOver = openSince !== undefined && now >= openSince + OPTIONS.openFor
           const expected =
@@ -178,20 +178,20 @@ describe('Circuit', () => {
           assert.equal(circuit.refuses(now), expected === undefined)
           if (action.do === 'wait') now += action.milliseconds
           if (action.do === 'enter') {
-            const passage = circuit.enter(now)
-            assert.equal(passage, expected)
-            if (passage !== undefined) inside.push(passage)
+            const entry = circuit.enter(now)
+            assert.equal(entry, expected)
+            if (entry !== undefined) inside.push(entry)
           }
           if (action.do !== 'leave' || inside.length === 0) continue
-          const [passage] = inside.splice(action.which % inside.length, 1)
-          assert.ok(passage)
-          circuit.leave(passage, action.result, now)
+          const [entry] = inside.splice(action.which % inside.length, 1)
+          assert.ok(entry)
+          circuit.leave(entry, action.result, now)
           if (action.result === 'success') {
             failuresInARow = 0
             openSince = undefined
           } else if (action.result === 'failure') {
             failuresInARow += 1
-            if (openSince === undefined ? failuresInARow >= 3 : passage === 'probe') openSince = now
+            if (openSince === undefined ? failuresInARow >= 3 : entry === 'probe') openSince = now
           }
         }
       }),
