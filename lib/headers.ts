@@ -76,6 +76,11 @@ export function isFieldValue(value: string): boolean {
   return FIELD_VALUE.test(value)
 }
 
+/** A field's value as one text; lines that Node keeps apart are joined (RFC 9110 section 5.3). */
+export function joinedLines(value: string | string[] | undefined): string | undefined {
+  return Array.isArray(value) ? value.join(', ') : value
+}
+
 /** Whether the gateway keeps a request header for itself, so that no directive may set it. */
 export function isReservedHeader(name: string): boolean {
   const lower = name.toLowerCase()

@@ -4,7 +4,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Directive } from './directive.ts'
 import { clientAddress, clientScheme, type ProxyTrust } from './forwarded.ts'
-import { upstreamHeaders } from './headers.ts'
+import { joinedLines, upstreamHeaders } from './headers.ts'
 import { type CanonicalPath, joinPath, type RequestTarget } from './path.ts'
 import { mergeQuery } from './query.ts'
 import type { TraceContext } from './trace.ts'
@@ -45,9 +45,9 @@ export function upstreamRequestHeaders(input: UpstreamRequestInput): string[] {
     'traceparent',
     trace.traceparent,
     'X-Forwarded-For',
-    clientAddress(peer, single(headers['x-forwarded-for']), trust),
+    clientAddress(peer, joinedLines(headers['x-forwarded-for']), trust),
     'X-Forwarded-Proto',
-    clientScheme(scheme, peer, single(headers['x-forwarded-proto']), trust),
+    clientScheme(scheme, peer, joinedLines(headers['x-forwarded-proto']), trust),
   ]
   if (headers.host !== undefined) own.push('X-Forwarded-Host', headers.host)
   own.push(...directive.headers)
@@ -57,8 +57,4 @@ export function upstreamRequestHeaders(input: UpstreamRequestInput): string[] {
     keepTracestate: trace.inherited,
     own,
   })
-}
-
-function single(value: string | string[] | undefined): string | undefined {
-  return Array.isArray(value) ? value.join(', ') : value
 }

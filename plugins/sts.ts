@@ -16,7 +16,7 @@ import {
   parseExchangeAnswer,
   parseExchangeRefusal,
 } from '../lib/exchange.ts'
-import { isFieldValue } from '../lib/headers.ts'
+import { isFieldValue, joinedLines } from '../lib/headers.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -250,8 +250,7 @@ function refusal(status: number, headers: Answer['headers'], text: string | unde
 function kept(headers: Answer['headers'], ...names: string[]): Record<string, string> {
   const result: Record<string, string> = {}
   for (const name of names) {
-    const value = headers[name]
-    const text = Array.isArray(value) ? value.join(', ') : value
+    const text = joinedLines(headers[name])
     if (text !== undefined && isFieldValue(text)) result[name] = text
   }
   return result

@@ -5,7 +5,7 @@ import { type IncomingMessage, METHODS } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Denial } from '../denial.ts'
 import type { ProxyTrust } from '../lib/forwarded.ts'
-import { responseHeaders } from '../lib/headers.ts'
+import { joinedLines, responseHeaders } from '../lib/headers.ts'
 import { BodyTooLarge, hasBody, RequestBody } from '../lib/request-body.ts'
 import { traceContext } from '../lib/trace.ts'
 import {
@@ -76,7 +76,7 @@ function buildRequest(
   if (directive === undefined || path === undefined || target === undefined) {
     throw new Error('a request reached the proxy without a directive')
   }
-  const trace = traceContext(single(raw.headers['traceparent']))
+  const trace = traceContext(joinedLines(raw.headers['traceparent']))
   passage.trace = trace
   const input = {
     raw,
@@ -169,8 +169,4 @@ function upstreamDenial(cause: Error, passage: Passage): Denial {
 /** Whether the caller waits before it sends its body. HTTP/1.0 knows no interim answers (RFC 9110 section 10.1.1). */
 function awaitsContinue({ headers, httpVersion }: IncomingMessage): boolean {
   return httpVersion !== '1.0' && /(?:^|\W)100-continue(?:$|\W)/i.test(headers.expect ?? '')
-}
-
-function single(value: string | string[] | undefined): string | undefined {
-  return Array.isArray(value) ? value.join(', ') : value
 }
