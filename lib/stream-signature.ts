@@ -8,7 +8,7 @@ const SIGNATURE_FIELD = '_sig'
 const HEX_KEY = /^(?:[0-9a-fA-F]{2})+$/
 
 /**
- * The HMAC key that hex digits stand for (`STREAMS_HMAC_KEY`, `AUDIT_HMAC_KEY`).
+ * The HMAC key that hex digits stand for (`STREAMS_HMAC_KEY`, `AUDIT_HMAC_KEY`, `GATEWAY_STS_HMAC_KEY`).
  *
  * Kept as a `KeyObject`: one made anew from bytes for every signature costs several times the HMAC.
  *

@@ -1,7 +1,7 @@
 /**
  * Guarantees one signed, bounded, never repeated token exchange per request (contract section 4).
  */
-import { createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
+import { type KeyObject, randomBytes } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
@@ -17,6 +17,7 @@ import {
   parseExchangeRefusal,
 } from '../lib/exchange.ts'
 import { isFieldValue, joinedLines } from '../lib/headers.ts'
+import { hmacKey } from '../lib/stream-signature.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -73,7 +74,7 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
   const { origin, pathname } = new URL(options.url)
   const prefix = pathname.replace(/\/$/, '')
   const path = `${prefix}/oauth/2/token`
-  const key = options.hmacKey && createSecretKey(Buffer.from(options.hmacKey, 'hex'))
+  const key = options.hmacKey === undefined ? undefined : hmacKey('hmacKey', options.hmacKey)
   const pool = new Pool(origin, {
     pipelining: 1,
     headersTimeout: options.timeout,

@@ -103,6 +103,13 @@ const facts = ({ check, statusCode, error, description }: Denial) => [
 const size = (bytes: number) => JSON.stringify({ access_token: 'a', x: 'y'.repeat(bytes - 27) })
 
 describe('an exchange', () => {
+  for (const hmacKey of ['', 'a1b', 'not hex']) {
+    it(`is not sent unsigned, nor signed with less, when the key is ${JSON.stringify(hmacKey)}`, async t => {
+      const options = { url: 'http://127.0.0.1:9', timeout: 1_000, hmacKey }
+      await assert.rejects(plugin(t, options), /hmacKey must be/)
+    })
+  }
+
   it('is asked as the contract says, signed, and its answer read', async t => {
     const now = 1_790_000_000_999
     const { app, asked, results } = await started(t, grants, { hmacKey: KEY, now: () => now })
