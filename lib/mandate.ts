@@ -8,7 +8,7 @@ import type { PresentedToken } from './bearer.ts'
 // oxlint-disable-next-line typescript/no-empty-interface -- an empty interface is what merging needs
 export interface MandateClaims {}
 
-/** The four anchors that a revocation can name (contract section 6). */
+/** The four anchors that a revocation can name, by their claims `sid`, `root_sid`, ... (contract section 6). */
 export interface Anchors {
   readonly sid?: string
   readonly rootSid?: string

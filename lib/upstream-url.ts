@@ -4,8 +4,6 @@ import { isIP } from 'node:net'
 import { addressClass } from './address.ts'
 import { canonicalHostname, isForbiddenHostname, isHostname } from './hostname.ts'
 
-export { isForbiddenHostname } from './hostname.ts'
-
 /** A directive's URL, taken apart. */
 export interface UpstreamUrl {
   /** `protocol//host`. */

@@ -2,23 +2,23 @@
 // verifies after it has left the set, or longer than 10 minutes after it was last seen.
 
 /** How long an answer of the zone counts, in milliseconds (contract section 3). */
-export const FRESH_FOR = 5 * 60_000
+const FRESH_FOR = 5 * 60_000
 /** From this age on, the use of a key fetches the set anew while requests go on. */
-export const REFRESH_AHEAD_AT = 0.8 * FRESH_FOR
+const REFRESH_AHEAD_AT = 0.8 * FRESH_FOR
 /** How long a key serves after it was last seen, while fetches fail. */
-export const USABLE_FOR = 10 * 60_000
+const USABLE_FOR = 10 * 60_000
 /** Least time between two refetches that unknown kids force. */
-export const UNKNOWN_KID_INTERVAL = 30_000
+const UNKNOWN_KID_INTERVAL = 30_000
 /** The wait after a first failed fetch; each further failure doubles it. */
-export const FIRST_WAIT = 500
+const FIRST_WAIT = 500
 /** The longest wait after a failed fetch. */
-export const LONGEST_WAIT = 30_000
+const LONGEST_WAIT = 30_000
 /**
  * How long a failure speaks for the zone. While it does, expired keys answer at once and the next
  * attempt runs behind them; later a request waits for an attempt of its own, so that a zone that
  * was idle does not answer from keys that nobody has tried to renew.
  */
-export const FAILING_FOR = 2 * LONGEST_WAIT
+const FAILING_FOR = 2 * LONGEST_WAIT
 
 /** Why a set is fetched: the label of `jwks_refetch_total`. */
 export type FetchReason = 'first' | 'expired' | 'unknown_kid' | 'ahead'

@@ -22,7 +22,7 @@ declare module 'fastify' {
 }
 
 /** The Redis key of a spent token; the same in every gateway of a mixed fleet (contract section 3). */
-export function replayKey(jti: string): string {
+function replayKey(jti: string): string {
   return `seen:jti:${jti}`
 }
 

@@ -2,18 +2,11 @@
 import type { KeyObject } from 'node:crypto'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
+import type { Anchors } from '../lib/mandate.ts'
 import { type AnchorKind, RevocationSet } from '../lib/revocation-set.ts'
 import { compareStreamIds, streamIdTime } from '../lib/stream-id.ts'
 import { hmacKey, signStreamEntry, verifyStreamEntry } from '../lib/stream-signature.ts'
 import type { Store, StreamEntry } from './store.ts'
-
-/** What a mandate can be revoked by: its claims `sid`, `root_sid`, `agent_session_id`, `delegation_edge_id`. */
-export interface Anchors {
-  readonly sid?: string | undefined
-  readonly rootSid?: string | undefined
-  readonly agentSessionId?: string | undefined
-  readonly delegationEdgeId?: string | undefined
-}
 
 /** What the gateway knows of revocations. */
 export interface Revocations {

@@ -75,7 +75,7 @@ const LONGEST_BLOCK = 2_000
  * @throws Error when Redis cannot be reached and logged in to within the dial timeout; neither it nor
  *   any log line holds the URL or the password
  */
-export async function connectRedisStore(
+async function connectRedisStore(
   options: RedisStoreOptions,
   log: FastifyBaseLogger,
 ): Promise<Store> {

@@ -5,7 +5,8 @@ import { describe, it } from 'node:test'
 import * as fc from 'fast-check'
 import { addressClass } from '../../lib/address.ts'
 import { canonicalHostname, isHostname } from '../../lib/hostname.ts'
-import { isForbiddenHostname, parseUpstreamUrl } from '../../lib/upstream-url.ts'
+import { isForbiddenHostname } from '../../lib/hostname.ts'
+import { parseUpstreamUrl } from '../../lib/upstream-url.ts'
 
 const LONG_LABEL = 'a'.repeat(63)
 const LONG_NAME = `${LONG_LABEL}.${LONG_LABEL}.${LONG_LABEL}.${'a'.repeat(61)}`
