@@ -51,12 +51,17 @@ export function refusalAnswer(denial: Denial, context: RefusalContext): RefusalA
   return { body, headers }
 }
 
+/** Characters of a description in a challenge. It may name a path of 16 KiB, and proxies refuse headers of 4 KiB. */
+const MAX_CHALLENGE_DESCRIPTION = 512
+
 function challenge(denial: Denial): string {
   // RFC 6750 section 3.1: a request without credentials is told the scheme alone.
   if (denial.check === 'missing_bearer') return 'Bearer realm="caracal"'
   const code = denial.statusCode === 403 ? 'insufficient_scope' : 'invalid_token'
   // The description goes into a quoted-string, whose alphabet RFC 6750 section 3 narrows.
-  const description = denial.description.replace(/[^\x20\x21\x23-\x5b\x5d-\x7e]/g, '?')
+  const description = denial.description
+    .slice(0, MAX_CHALLENGE_DESCRIPTION)
+    .replace(/[^\x20\x21\x23-\x5b\x5d-\x7e]/g, '?')
   return `Bearer realm="caracal", error="${code}", error_description="${description}"`
 }
 

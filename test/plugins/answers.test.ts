@@ -58,6 +58,15 @@ describe('refusalAnswer', () => {
     assert.match(challenge('missing_scope') ?? '', /error="insufficient_scope"/)
   })
 
+  it('keeps a challenge short enough for proxies, and the whole description in the body', () => {
+    const description = `operation GET /${'a'.repeat(16_000)} is not declared`
+    const denial = new Denial('undeclared_operation', { description })
+    const { body, headers } = refusalAnswer(denial, BEFORE)
+    assert.ok((headers['www-authenticate'] ?? '').length < 1_024)
+    assert.match(headers['www-authenticate'] ?? '', /error_description="operation GET \/a+"$/)
+    assert.equal(JSON.parse(body).error_description, description)
+  })
+
   it('says unknown, and do not retry, once a byte can have gone out', () => {
     for (const check of CHECKS) {
       const { body, headers } = refusalAnswer(new Denial(check), {
