@@ -92,7 +92,13 @@ export function hook(check: Check, onDecided: Settle) {
       done(new Error('a check ran on a request without a passage'))
       return
     }
-    const result = check(request, passage, reply)
+    let result: void | Promise<void>
+    try {
+      result = check(request, passage, reply)
+    } catch (thrown) {
+      done(failure(thrown))
+      return
+    }
     if (result === undefined) {
       done(passage.interruption)
       return
@@ -104,8 +110,16 @@ export function hook(check: Check, onDecided: Settle) {
       if (error !== undefined || !passage.closed) done(error ?? passage.interruption)
       if (passage.closed) onDecided(request, passage, reply)
     }
-    result.then(() => decided(), decided)
+    result.then(
+      () => decided(),
+      (thrown: unknown) => decided(failure(thrown)),
+    )
   }
+}
+
+/** Fastify takes a check that throws nothing, or `null`, for one that consents. */
+function failure(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error('a check failed', { cause: thrown })
 }
 
 /** The passage of a proxied request. @throws Error on any other route */

@@ -83,6 +83,20 @@ describe('hook', () => {
     })
   }
 
+  for (const reason of [undefined, null, false, 'reason']) {
+    it(`ends the request at a check that throws ${String(reason)}, at once or later`, async () => {
+      const throws = () => {
+        // oxlint-disable-next-line typescript/only-throw-error -- what a library may do
+        throw reason
+      }
+      for (const check of [throws, async () => throws()]) {
+        const { error, ran } = await travel(new Passage(), [check, never])
+        assert.match(String(error), /a check failed/)
+        assert.equal(ran, false)
+      }
+    })
+  }
+
   it('goes on behind a check that returns, at once or later', async () => {
     const order: string[] = []
     const { error, ran } = await travel(new Passage(), [
