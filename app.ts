@@ -1,18 +1,12 @@
 /**
  * The map of the house: plugins that hold what the gateway needs, then the checks, then the routes.
  */
-import { readFileSync } from 'node:fs'
-import { createServer as createHttpServer, type RequestListener, type Server } from 'node:http'
-import { createServer as createHttpsServer } from 'node:https'
-import type { TlsOptions } from 'node:tls'
-import Fastify, { type FastifyHttpOptions, type FastifyInstance, LogController } from 'fastify'
-import { destination, pino } from 'pino'
-import { type Config, configWarnings } from './config.ts'
+import type { FastifyInstance } from 'fastify'
+import { type Config, configWarnings, pem } from './config.ts'
 import { createMemoryStore } from './dev/memory-store.ts'
 import { proxyTrust } from './lib/forwarded.ts'
-import { loggedError } from './lib/log-error.ts'
-import { requestIdOf, routedUrl } from './lib/request-line.ts'
-import answers, { refuse } from './plugins/answers.ts'
+import { listener } from './listener.ts'
+import answers from './plugins/answers.ts'
 import audit from './plugins/audit.ts'
 import bindings from './plugins/bindings.ts'
 import connections from './plugins/connections.ts'
@@ -149,60 +143,6 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   })
 }
 
-/** Fastify on plain HTTP, or on TLS when a certificate is configured. */
-function listener(config: Config, app: () => FastifyInstance): FastifyInstance {
-  const { tlsCertFile, tlsKeyFile } = config
-  const tls =
-    tlsCertFile !== undefined && tlsKeyFile !== undefined
-      ? { cert: pem(tlsCertFile), key: pem(tlsKeyFile), minVersion: 'TLSv1.2' as const }
-      : undefined
-  return Fastify({
-    loggerInstance: pino(
-      { level: config.logLevel, serializers: { err: loggedError } },
-      destination({ sync: false }),
-    ),
-    logController: new LogController({ disableRequestLogging: true }),
-    genReqId: requestIdOf,
-    rewriteUrl: request => routedUrl(request.url ?? '/'),
-    frameworkErrors: (error, request, reply) => void refuse(app(), error, request, reply),
-    clientErrorHandler: (error, socket) => app().connections.failed(error, socket),
-    exposeHeadRoutes: false,
-    // A request that comes while the gateway drains is served, and its connection closed.
-    return503OnClosing: false,
-    forceCloseConnections: 'idle',
-    // A server of the gateway's own sees a request before any framework does; Fastify listens on no other beside it.
-    serverFactory: serve =>
-      createListener(config, tls, (request, response) =>
-        app().connections.take(request, response, serve),
-      ),
-    ...(tls !== undefined && { https: tls }),
-  } as FastifyHttpOptions<Server>)
-}
-
-function createListener(
-  config: Config,
-  tls: TlsOptions | undefined,
-  onRequest: RequestListener,
-): Server {
-  const options = {
-    // Node looks for late requests this often.
-    connectionsCheckingInterval: Math.min(1_000, Math.ceil(config.readHeaderTimeout / 4)),
-    // The gateway refuses a missing Host itself, in its own words.
-    requireHostHeader: false,
-    keepAliveTimeout: config.idleTimeout,
-  }
-  const server =
-    tls === undefined
-      ? createHttpServer(options, onRequest)
-      : createHttpsServer(
-          { ...options, ...tls, handshakeTimeout: config.readHeaderTimeout },
-          onRequest,
-        )
-  server.headersTimeout = config.readHeaderTimeout
-  server.requestTimeout = config.readTimeout
-  return server
-}
-
 function storeOptions(config: Config) {
   if (config.redisUrl === undefined) return { store: createMemoryStore() }
   return {
@@ -211,9 +151,4 @@ function storeOptions(config: Config) {
     dialTimeout: config.redisDialTimeout,
     readTimeout: config.redisReadTimeout,
   }
-}
-
-/** The text of a PEM file; whether it holds certificates was checked with the configuration. */
-function pem(file: string | undefined): string | undefined {
-  return file === undefined ? undefined : readFileSync(file, 'utf8')
 }

@@ -555,6 +555,11 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
   } satisfies Config)
 }
 
+/** The text of a PEM file that the configuration names, and has been checked with. */
+export function pem(file: string | undefined): string | undefined {
+  return file === undefined ? undefined : readFileSync(file, 'utf8')
+}
+
 /** What an operator should know at start of a configuration that is sound but weak, a line each. */
 export function configWarnings(config: Config): string[] {
   const warnings: string[] = []

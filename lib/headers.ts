@@ -39,6 +39,9 @@ const DROPPED_IN_RESPONSE = new Set([
   'refresh',
   'x-request-id',
   'x-caracal-token-expires-in',
+  // The gateway's own words: an upstream that spoke them could make an agent repeat a call.
+  'x-caracal-dispatched',
+  'x-caracal-revoked',
 ])
 
 /** Names that a directive's `auth_header` must not take (contract section 5). */

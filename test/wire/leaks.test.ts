@@ -225,7 +225,7 @@ test('the gateway has let nothing out', async () => {
 test('the gateway logs each refusal once, and says of what', () => {
   assert.equal(deniedLines().length, denials)
   const allowed = new Set(
-    'level time pid hostname reqId msg check status dispatched zone client resource method ms reason'.split(
+    'level time pid hostname reqId msg check status error dispatched zone client resource method ms reason'.split(
       ' ',
     ),
   )
