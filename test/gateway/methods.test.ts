@@ -371,11 +371,11 @@ test('the gateway forwards a request for an upgrade as a plain one', async () =>
     const ids = [nextId(), nextId(), nextId()] as const
     const first = head('GET /ws', stack.mint(), `X-Request-Id: ${ids[0]}`, ...lines)
     wire.send(`${first}\r\n`)
-    await wire.receives(/ok$/)
+    await wire.receives(/\nok$/)
     const length = 'Content-Length: 4'
     const second = head('POST /ws', stack.mint(), `X-Request-Id: ${ids[1]}`, ...lines, length)
     wire.send(`${second}\r\nbody`)
-    await wire.receives(/ok[^]*ok$/)
+    await wire.receives(/200 OK[^]*\nok[^]*200 OK[^]*\nok$/)
     const third = head('GET /plain', stack.mint(), `X-Request-Id: ${ids[2]}`, 'Connection: close')
     wire.send(`${third}\r\n`)
     const text = await wire.ended()
