@@ -36,8 +36,17 @@ async function evidence(app: FastifyInstance): Promise<void> {
   function settle(request: FastifyRequest, passage: Passage, reply: FastifyReply): void {
     if (passage.settled || passage.deciding) return
     passage.settled = true
-    app.meters.request((performance.now() - passage.arrivedAt) / 1000)
+    const milliseconds = performance.now() - passage.arrivedAt
+    app.meters.request(milliseconds / 1000)
     const { mandate, denial } = passage
+    if (denial === undefined) {
+      const { resource, answer } = passage
+      const ms = Math.round(milliseconds)
+      request.log.debug(
+        { method: request.method, resource, status: answer?.statusCode, ms },
+        'request',
+      )
+    }
     if (mandate === undefined) return
     const facts = requestFacts(request, passage, mandate)
     if (passage.exchange !== undefined) {
