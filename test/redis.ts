@@ -1,5 +1,6 @@
 // A real Redis for tests: a child process on loopback, gone with the test that started it.
 import { type ChildProcess, spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
@@ -50,8 +51,11 @@ export async function startRedis(t: Cleanup, options: TestRedisOptions = {}): Pr
   const dir = await mkdtemp(join(tmpdir(), 'gateway-redis-'))
   const auth = options.password ? ['--requirepass', options.password] : []
   const extra = [...auth, ...(options.args ?? [])]
-  const port = await freePort()
-  let server = await serve(port, dir, extra)
+  let port = 0
+  let server = await withFreshPort(async () => {
+    port = await freePort()
+    return serve(port, dir, extra)
+  })
   const client = new Redis({
     host: '127.0.0.1',
     port,
@@ -102,15 +106,35 @@ export async function startRedis(t: Cleanup, options: TestRedisOptions = {}): Pr
   }
 }
 
-/** A port of 127.0.0.1 that nobody listens on. */
+/** Starts what listens on a {@link freePort} again when somebody else took the port in the meantime. */
+export async function withFreshPort<T>(start: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await start()
+    } catch (error) {
+      if (attempt === 5 || !/EADDRINUSE|already in use/i.test(String(error))) throw error
+    }
+  }
+}
+
+/**
+ * A port of 127.0.0.1 that nobody listens on, below those that the system gives to outgoing connections: one of these
+ * could take it before it is listened on.
+ */
 export async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const address = probe.address()
-  probe.close()
-  await once(probe, 'close')
-  if (address === null || typeof address === 'string') throw new Error('no port')
-  return address.port
+  for (;;) {
+    const port = randomInt(10_000, 32_000)
+    const probe = createServer().listen(port, '127.0.0.1')
+    const free = await once(probe, 'listening').then(
+      () => true,
+      () => false,
+    )
+    probe.close()
+    if (free) {
+      await once(probe, 'close')
+      return port
+    }
+  }
 }
 
 async function serve(port: number, dir: string, extra: readonly string[]): Promise<ChildProcess> {
@@ -124,7 +148,7 @@ async function serve(port: number, dir: string, extra: readonly string[]): Promi
   let output = ''
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
-    server.once('exit', () => reject(new Error(`redis-server ended: ${output}`)))
+    server.once('close', () => reject(new Error(`redis-server ended: ${output}`)))
     server.stdout?.setEncoding('utf8').on('data', (text: string) => {
       output += text
       if (output.includes('Ready to accept connections')) resolve()

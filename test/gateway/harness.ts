@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'undici'
 import { createDevSts, type Claims, type DevSts, type Directive } from '../../dev/sts.ts'
-import { type Cleanup, freePort, startRedis, type TestRedis } from '../redis.ts'
+import { type Cleanup, freePort, startRedis, type TestRedis, withFreshPort } from '../redis.ts'
 import { until } from '../until.ts'
 
 /** Keys that the gateway and its counterparts share in tests. */
@@ -101,10 +101,11 @@ export interface Gateway {
 }
 
 /** Starts `node dist/server.js`; resolves when it is ready. */
-export async function startGateway(
-  t: Cleanup,
-  env: Readonly<Record<string, string>>,
-): Promise<Gateway> {
+export function startGateway(t: Cleanup, env: Readonly<Record<string, string>>): Promise<Gateway> {
+  return withFreshPort(() => launchGateway(t, env))
+}
+
+async function launchGateway(t: Cleanup, env: Readonly<Record<string, string>>): Promise<Gateway> {
   const port = await freePort()
   const child = spawn(process.execPath, [SERVER], {
     env: { PATH: process.env['PATH'] ?? '', PORT: String(port), HOST: '127.0.0.1', ...env },
@@ -121,6 +122,11 @@ export async function startGateway(
   })
   const logs: LogLine[] = []
   let output = ''
+  // Once its output has been read to the end.
+  let ended = false
+  child.once('close', () => {
+    ended = true
+  })
   if (child.stdout === null || child.stderr === null) throw new Error('no output')
   createInterface({ input: child.stdout }).on('line', line => {
     output += `${line}\n`
@@ -131,7 +137,7 @@ export async function startGateway(
   })
   const url = `http${env['TLS_CERT_FILE'] === undefined ? '' : 's'}://127.0.0.1:${port}`
   await until(async () => {
-    if (child.exitCode !== null) throw new Error(`the gateway ended: ${output}`)
+    if (ended) throw new Error(`the gateway ended: ${output}`)
     if (env['TLS_CERT_FILE'] !== undefined)
       return logs.some(line => String(line['msg']).includes('listening'))
     const answer = await call(url, '/ready', { resource: null }).catch(() => undefined)
