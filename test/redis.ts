@@ -140,7 +140,9 @@ export async function freePort(): Promise<number> {
 async function serve(port: number, dir: string, extra: readonly string[]): Promise<ChildProcess> {
   const args = ['--port', `${port}`, '--bind', '127.0.0.1', '--dir', dir]
   args.push('--save', '', '--appendonly', 'no', ...extra)
-  const server = spawn('redis-server', args, { stdio: ['ignore', 'pipe', 'ignore'] })
+  const server = spawn(process.env['REDIS_SERVER'] || 'redis-server', args, {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
   // A test run that breaks off leaves no server behind.
   const onExit = () => server.kill('SIGKILL')
   process.once('exit', onExit)

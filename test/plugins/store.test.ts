@@ -1,18 +1,15 @@
 // The store on a real Redis: up, down, hanging, losing answers.
 import assert from 'node:assert/strict'
-import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { pipeline } from 'node:stream'
 import { type TestContext, test } from 'node:test'
 import { createServer as createTlsServer } from 'node:tls'
-import { inspect, promisify } from 'node:util'
+import { inspect } from 'node:util'
 import Fastify, { type FastifyInstance } from 'fastify'
 import replay from '../../plugins/replay.ts'
 import store, { type Store } from '../../plugins/store.ts'
+import { createCertificate } from '../certificate.ts'
 import { freePort, startRedis, type TestRedis } from '../redis.ts'
 import { startTcpProxy } from '../tcp-proxy.ts'
 import { until } from '../until.ts'
@@ -221,14 +218,7 @@ test('the gateway hands on no arguments of a command with its error', async t =>
 
 test('the gateway verifies the certificate of rediss, with the authority it is given', async t => {
   const redis = await startRedis(t)
-  const dir = await mkdtemp(join(tmpdir(), 'gateway-tls-'))
-  t.after(() => rm(dir, { recursive: true }))
-  const [keyFile, certFile] = [join(dir, 'key.pem'), join(dir, 'cert.pem')]
-  const subject = ['-subj', '/CN=redis', '-addext', 'subjectAltName=IP:127.0.0.1']
-  const form = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2']
-  const files = ['-keyout', keyFile, '-out', certFile]
-  await promisify(execFile)('openssl', ['req', '-x509', ...form, ...subject, ...files])
-  const [key, cert] = await Promise.all([readFile(keyFile, 'utf8'), readFile(certFile, 'utf8')])
+  const { key, cert } = createCertificate()
   const server = createTlsServer({ key, cert }, client => {
     const upstream = connect(redis.port, '127.0.0.1')
     pipeline(client, upstream, client, () => undefined)
