@@ -7,6 +7,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import closeWithGrace from 'close-with-grace'
 import { ConfigError, createGateway, loadConfig } from './app.ts'
+import { isSupportedNode, OLDEST_NODE } from './lib/node-version.ts'
 
 /**
  * Serves until SIGTERM or SIGINT. A configuration or a dependency that does not allow a start ends the process with
@@ -15,13 +16,14 @@ import { ConfigError, createGateway, loadConfig } from './app.ts'
  * @param env usually `process.env`; nothing else reads it
  */
 export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
-  const supported = isSupported(process.versions.node)
+  const supported = isSupportedNode(process.versions.node)
   if (supported) boundHeap()
   const config = configOf(env)
   if (config === undefined) return
   const app = await createGateway(config).catch(startFailed)
   if (app === undefined) return
-  if (!supported) app.log.warn({ node: process.version }, 'Node.js 24.12 or newer is needed')
+  if (!supported)
+    app.log.warn({ node: process.version }, `Node.js ${OLDEST_NODE} or newer is needed`)
   closeWithGrace(
     { delay: config.shutdownTimeout, logger: app.log },
     async ({ err: error }: { err?: Error | undefined }) => {
@@ -40,11 +42,6 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     .listen({ port: config.port, host: config.host })
     .catch((error: Error) => startFailed(new Error(`HOST and PORT: ${error.message}`)))
   if (supported) collectOnce()
-}
-
-function isSupported(version: string): boolean {
-  const [major = 0, minor = 0] = version.split('.').map(Number)
-  return major > 24 || (major === 24 && minor >= 12)
 }
 
 /**

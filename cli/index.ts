@@ -3,8 +3,7 @@
 
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-
-const OLDEST_NODE = [24, 12] as const
+import { isSupportedNode, OLDEST_NODE } from '../lib/node-version.ts'
 
 const USAGE = `usage: caracal-gateway [command] [--help] [--version]
 
@@ -35,12 +34,8 @@ const COMMANDS: ReadonlyMap<string | undefined, Command> = new Map([
 ])
 
 async function main(): Promise<void> {
-  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
-  if (major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1])) {
-    return fail(
-      `Node.js ${OLDEST_NODE.join('.')} or newer is needed, this is ${process.version}`,
-      1,
-    )
+  if (!isSupportedNode(process.versions.node)) {
+    return fail(`Node.js ${OLDEST_NODE} or newer is needed, this is ${process.version}`, 1)
   }
   const parsed = parse(process.argv.slice(2))
   if (typeof parsed === 'string') return fail(`${parsed}\n\n${USAGE.trimEnd()}`, 2)

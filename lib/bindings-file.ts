@@ -3,12 +3,12 @@
  * match is a problem with its place in the file, and a file with a problem yields no bindings.
  */
 
-import { METHODS } from 'node:http'
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from 'yaml'
 import type { Document, Node } from 'yaml'
 import { bindingSet, pathShape } from './bindings.ts'
 import type { BindingDefinition, BindingSet, Enforcement, Operation } from './bindings.ts'
 import { parseDuration } from './duration.ts'
+import { PROXIED_METHODS } from './methods.ts'
 
 /** A file's bindings, or everything that is wrong with it (one line each, at most 51). */
 export type BindingsFile =
@@ -28,7 +28,7 @@ const CONTROL = /[\x00-\x1f\x7f-\x9f]/
 const SCOPE = /^[!#-[\]-~]+$/
 const PARAMETER = /^:[A-Za-z_][A-Za-z0-9_]*$/
 const DOT_SEGMENT = /^\.\.?(;|$)/
-const DECLARABLE_METHODS: ReadonlySet<string> = new Set(METHODS.filter(name => name !== 'CONNECT'))
+const DECLARABLE_METHODS: ReadonlySet<string> = new Set(PROXIED_METHODS)
 
 // In our words, where the parser's speak of its interface.
 const YAML_RULES: Readonly<Record<string, string>> = {

@@ -13,33 +13,30 @@ export interface LoggedError {
 }
 
 /** pino's `err` serializer; anything that is no error is logged as its type alone. */
-export function loggedError(error: unknown, depth = 3): LoggedError | undefined {
-  if (error === undefined) return undefined
-  if (!(error instanceof Error)) return { type: typeof error, message: 'not an error object' }
-  const code = 'code' in error && typeof error.code === 'string' ? error.code : undefined
-  return {
-    type: error.name,
-    ...(code !== undefined && { code }),
-    message: error.message,
-    ...(error.stack !== undefined && { stack: error.stack }),
-    ...(error.cause !== undefined && depth > 0 && { cause: cause(error.cause, depth - 1) }),
-  }
+export function loggedError(error: unknown): LoggedError | undefined {
+  return error === undefined ? undefined : described(error, true, MAX_DEPTH)
 }
 
 /**
  * What a refusal gives as its reason: names and messages, no stack. Strangers cause refusals, as many as they like, and
  * a stack tells about the gateway, not about them.
  */
-export function loggedReason(error: unknown, depth = 3): LoggedError | undefined {
-  const logged = loggedError(error, 0)
-  if (logged === undefined || !(error instanceof Error)) return logged
-  const { stack: _, ...reason } = logged
-  if (error.cause === undefined || depth === 0) return reason
-  return { ...reason, cause: loggedReason(error.cause, depth - 1) ?? UNKNOWN }
+export function loggedReason(error: unknown): LoggedError | undefined {
+  return error === undefined ? undefined : described(error, false, MAX_DEPTH)
 }
 
-function cause(error: unknown, depth: number): LoggedError {
-  return loggedError(error, depth) ?? UNKNOWN
-}
+/** Causes of causes that are logged. */
+const MAX_DEPTH = 3
 
-const UNKNOWN: LoggedError = { type: 'undefined', message: '' }
+function described(error: unknown, withStack: boolean, depth: number): LoggedError {
+  if (!(error instanceof Error)) return { type: typeof error, message: 'not an error object' }
+  const code = 'code' in error && typeof error.code === 'string' ? error.code : undefined
+  return {
+    type: error.name,
+    ...(code !== undefined && { code }),
+    message: error.message,
+    ...(withStack && error.stack !== undefined && { stack: error.stack }),
+    ...(error.cause !== undefined &&
+      depth > 0 && { cause: described(error.cause, withStack, depth - 1) }),
+  }
+}

@@ -9,6 +9,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Denial } from '../denial.ts'
 import { CallerConnection, type Turn } from '../lib/caller-connection.ts'
+import { PROXIED_METHODS } from '../lib/methods.ts'
 import { bodyDenial, headerDenial } from '../lib/parser-error.ts'
 import { requestIdOf } from '../lib/request-line.ts'
 import { rawRefusal, refusalAnswer } from './answers.ts'
@@ -132,7 +133,7 @@ async function connections(app: FastifyInstance): Promise<void> {
       return
     }
     socket.resume()
-    const allow = METHODS.filter(method => method !== 'CONNECT').join(', ')
+    const allow = PROXIED_METHODS.join(', ')
     refuseRaw(
       socket,
       new Denial('method_not_allowed', { headers: { allow } }),

@@ -11,8 +11,8 @@ import type {
 } from 'fastify'
 import { Denial } from '../denial.ts'
 import { bearerToken } from '../lib/bearer.ts'
+import { PROXIED_METHODS } from '../lib/methods.ts'
 import { secretsEqual } from '../lib/secret-compare.ts'
-import { PROXIED_METHODS } from './proxy.ts'
 
 /** Options of the operator endpoints. */
 export interface OperatorOptions {

@@ -1,11 +1,12 @@
 /**
  * Forwards what passed every check, and holds no policy of its own (contract section 5).
  */
-import { type IncomingMessage, METHODS } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Denial } from '../denial.ts'
 import type { ProxyTrust } from '../lib/forwarded.ts'
 import { joinedLines, responseHeaders } from '../lib/headers.ts'
+import { PROXIED_METHODS } from '../lib/methods.ts'
 import { BodyTooLarge, hasBody, RequestBody } from '../lib/request-body.ts'
 import { traceContext } from '../lib/trace.ts'
 import {
@@ -26,16 +27,13 @@ export interface ProxyOptions {
   readonly trust: ProxyTrust
 }
 
-/** Every method that Node's parser knows, but `CONNECT`, which opens a tunnel. */
-export const PROXIED_METHODS = METHODS.filter(method => method !== 'CONNECT')
-
 /** reply-from wants a source to build a URL from; the call brings its own. */
 const NO_SOURCE = '/'
 
 /** The catch-all route; registered in the scope that holds the checks. */
 export async function proxy(app: FastifyInstance, options: ProxyOptions): Promise<void> {
   app.route({
-    method: PROXIED_METHODS,
+    method: [...PROXIED_METHODS],
     url: '/*',
     handler(request, reply) {
       const passage = passageOf(request)

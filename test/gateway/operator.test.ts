@@ -9,6 +9,7 @@ import { before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { freePort } from '../redis.ts'
 import { until } from '../until.ts'
+import { COUNTERS } from '../counters.ts'
 import {
   call,
   type CallOptions,
@@ -24,37 +25,6 @@ import { revoke, suiteCleanup, temporaryDirectory } from './support.ts'
 const RELOAD = '/internal/revocations/reload'
 const SERVER = fileURLToPath(new URL('../../dist/server.js', import.meta.url))
 
-/** Contract section 11, prefix and `_total` as Prometheus has them. */
-const COUNTERS = [
-  'requests',
-  'requests_allowed',
-  'requests_denied',
-  'denials_missing_auth',
-  'denials_bad_bearer',
-  'denials_expiring',
-  'denials_bad_routing',
-  'denials_path_traversal',
-  'denials_signature',
-  'denials_jti_replay',
-  'denials_revoked',
-  'denials_revocation_stale',
-  'sts_exchange_errors',
-  'sts_circuit_opened',
-  'sts_circuit_fast_fail',
-  'upstream_errors',
-  'audit_dropped',
-  'audit_sink_errors',
-  'audit_persisted',
-  'audit_drained',
-  'revocation_messages',
-  'revocation_pending_replayed',
-  'revocation_dead_letters',
-  'revocation_invalid_signatures',
-  'revocation_reloads',
-  'revocation_reload_errors',
-  'sts_exchange_refused',
-  'sts_exchange_unavailable',
-]
 const GAUGES = [
   'sts_exchange_latency_ms',
   'sts_circuit_open',

@@ -5,6 +5,7 @@ import { describe, it, type TestContext } from 'node:test'
 import Fastify from 'fastify'
 import { DENIALS, isCheck } from '../../denial.ts'
 import metrics, { type Meters } from '../../plugins/metrics.ts'
+import { COUNTERS } from '../counters.ts'
 
 async function meters(t: TestContext): Promise<Meters> {
   const app = Fastify()
@@ -19,37 +20,6 @@ async function samples(of: Meters, name: string): Promise<string[]> {
   const text = await of.registry.metrics()
   return text.split('\n').filter(line => line.startsWith(name))
 }
-
-const COUNTERS = [
-  'requests',
-  'requests_allowed',
-  'requests_denied',
-  'denials_missing_auth',
-  'denials_bad_bearer',
-  'denials_expiring',
-  'denials_bad_routing',
-  'denials_path_traversal',
-  'denials_signature',
-  'denials_jti_replay',
-  'denials_revoked',
-  'denials_revocation_stale',
-  'sts_exchange_errors',
-  'sts_circuit_opened',
-  'sts_circuit_fast_fail',
-  'upstream_errors',
-  'audit_dropped',
-  'audit_sink_errors',
-  'audit_persisted',
-  'audit_drained',
-  'revocation_messages',
-  'revocation_pending_replayed',
-  'revocation_dead_letters',
-  'revocation_invalid_signatures',
-  'revocation_reloads',
-  'revocation_reload_errors',
-  'sts_exchange_refused',
-  'sts_exchange_unavailable',
-] as const
 
 describe('metrics', () => {
   it('shows every counter from the start, at zero, in both forms', async t => {
