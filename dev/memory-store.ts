@@ -19,6 +19,7 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): Store {
   const { maxClaims = 100_000, maxEntries = 5_000, now = Date.now } = options
   const claims = new Map<string, number>()
   const streams = new Map<string, StreamEntry[]>()
+  const added = new Map<string, number>()
   const waiting = new Set<() => void>()
   let closed = false
 
@@ -56,14 +57,15 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): Store {
       claims.set(key, time + milliseconds)
       return true
     },
-    async append(stream, added) {
-      if (closed) return added.map(() => new Error('the in-process store is closed'))
+    async append(stream, batch) {
+      if (closed) return batch.map(() => new Error('the in-process store is closed'))
       const entries = streams.get(stream) ?? []
       streams.set(stream, entries)
-      for (const fields of added) entries.push({ id: nextId(entries), fields: { ...fields } })
+      for (const fields of batch) entries.push({ id: nextId(entries), fields: { ...fields } })
+      added.set(stream, (added.get(stream) ?? 0) + batch.length)
       if (entries.length > maxEntries) entries.splice(0, entries.length - maxEntries)
       for (const wake of waiting) wake()
-      return added.map(() => undefined)
+      return batch.map(() => undefined)
     },
     async range(stream, start, count) {
       refuseClosed()
@@ -76,6 +78,19 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): Store {
     async lastId(stream) {
       refuseClosed()
       return streams.get(stream)?.at(-1)?.id
+    },
+    async info(stream) {
+      refuseClosed()
+      const entries = streams.get(stream)
+      if (entries === undefined) return undefined
+      const lastId = entries.at(-1)?.id
+      return {
+        length: entries.length,
+        firstId: entries[0]?.id,
+        lastId,
+        lastGeneratedId: lastId ?? '0-0',
+        entriesAdded: added.get(stream) ?? 0,
+      }
     },
     async tail(stream, id, count, block) {
       refuseClosed()

@@ -4,7 +4,7 @@ import type { Check } from '../plugins/passage.ts'
 import type { Revocations } from '../plugins/revocations.ts'
 
 /** Denies while the revocation state is not fresh (contract section 6). */
-export function denyStaleRevocations(revocations: Revocations): Check {
+export function denyStaleRevocations(revocations: Pick<Revocations, 'isFresh'>): Check {
   return () => {
     if (!revocations.isFresh()) throw new Denial('revocation_state_unavailable')
   }

@@ -4,7 +4,7 @@ import type { Check } from '../plugins/passage.ts'
 import type { Revocations } from '../plugins/revocations.ts'
 
 /** Denies a mandate one of whose anchors is revoked (contract section 6). */
-export function denyRevoked(revocations: Revocations): Check {
+export function denyRevoked(revocations: Pick<Revocations, 'isRevoked'>): Check {
   return ({ mandate }) => {
     if (revocations.isRevoked(mandate.anchors)) throw new Denial('revoked')
   }

@@ -20,6 +20,16 @@ export interface Revocations {
   readonly size: number
   /** Seconds since the last successful read. */
   snapshotAgeSeconds(): number
+  /** Calls the listener with every anchor that comes to be revoked, right after {@link Revocations.isRevoked} knows it. */
+  onRevoked(listener: (revocation: Revocation) => void): void
+}
+
+/** An anchor that came to be revoked. */
+export interface Revocation {
+  readonly kind: AnchorKind
+  readonly id: string
+  /** Unix milliseconds at which it was revoked: a message's entry into Redis; `undefined` when nobody said. */
+  readonly revokedAt: number | undefined
 }
 
 /** Options of the plugin. Without a key, which only `dev` allows, every message counts. */
@@ -91,6 +101,7 @@ class RevocationReader implements Revocations {
   #reloading: Promise<number> | undefined
   #stopped = new AbortController()
   #sweeper: NodeJS.Timeout | undefined
+  readonly #listeners: ((revocation: Revocation) => void)[] = []
   // Poison: what waits to be written, what is known to have been, and how far the dead letters were read.
   readonly #dead = new Map<string, StreamEntry>()
   readonly #buried = new Set<string>()
@@ -129,6 +140,10 @@ class RevocationReader implements Revocations {
       has('agent_session', agentSessionId) ||
       has('delegation_edge', delegationEdgeId)
     )
+  }
+
+  onRevoked(listener: (revocation: Revocation) => void): void {
+    this.#listeners.push(listener)
   }
 
   reload(): Promise<number> {
@@ -254,7 +269,7 @@ class RevocationReader implements Revocations {
     for (const [kind, value] of named) {
       if (value === undefined || value === '') continue
       poison = false
-      if (end > Date.now()) this.#revoked.add(kind, value, end)
+      if (end > Date.now()) this.#revoke(kind, value, end, streamIdTime(id))
     }
     if (poison) {
       if (first) this.#options.onDeadLetter?.()
@@ -262,6 +277,12 @@ class RevocationReader implements Revocations {
     } else if (source === 'live') {
       this.#options.onPropagation?.(Math.max(0, Date.now() - streamIdTime(id)) / 1000)
     }
+  }
+
+  #revoke(kind: AnchorKind, id: string, end: number, revokedAt: number): void {
+    const known = this.#revoked.has(kind, id, Date.now())
+    this.#revoked.add(kind, id, end)
+    if (!known) for (const listener of this.#listeners) listener({ kind, id, revokedAt })
   }
 
   // Writes poison to the dead letters once; what fails is tried again after the next read.

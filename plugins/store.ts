@@ -11,6 +11,19 @@ export interface StreamEntry {
   readonly fields: Readonly<Record<string, string>>
 }
 
+/** Enough to tell whether entries of a stream have gone missing (`XINFO STREAM`). */
+export interface StreamInfo {
+  /** Entries that are there. */
+  readonly length: number
+  /** The oldest and the newest entry that are there; undefined when the stream is empty. */
+  readonly firstId: string | undefined
+  readonly lastId: string | undefined
+  /** The id that was given last, whether its entry is still there or not. */
+  readonly lastGeneratedId: string
+  /** Entries that were ever added, those included that are gone; undefined before Redis 7. */
+  readonly entriesAdded: number | undefined
+}
+
 /** What the gateway keeps outside the process: spent token ids, revocations, evidence. */
 export interface Store {
   /** Rejects when the store cannot answer in time. */
@@ -31,6 +44,8 @@ export interface Store {
   range(stream: string, start: string, count: number): Promise<StreamEntry[]>
   /** The id of the newest entry; undefined for an empty or missing stream. */
   lastId(stream: string): Promise<string | undefined>
+  /** What the server knows of a stream; undefined for a missing one. */
+  info(stream: string): Promise<StreamInfo | undefined>
   /** Entries after `after`, waiting up to `block` milliseconds for the first. One caller at a time. */
   tail(stream: string, after: string, count: number, block: number): Promise<StreamEntry[]>
   /** Ends every call that waits and lets go of the connections. */
@@ -161,6 +176,14 @@ async function connectRedisStore(
     async lastId(stream) {
       const reply = commands.xrevrange(stream, '+', '-', 'COUNT', 1)
       return streamEntries(await reply.catch(rethrowBare))[0]?.id
+    },
+    async info(stream) {
+      try {
+        return streamInfo(await commands.xinfo('STREAM', stream))
+      } catch (error) {
+        if (error instanceof Error && /no such key/i.test(error.message)) return undefined
+        throw bare(error)
+      }
     },
     async tail(stream, after, count, block) {
       const wait = Math.min(block, LONGEST_BLOCK)
@@ -304,6 +327,25 @@ async function warnOfEviction(client: Redis, log: FastifyBaseLogger, describe: D
     { policy },
     'maxmemory-policy of Redis is not noeviction: a spent token could be used again',
   )
+}
+
+function streamInfo(reply: unknown): StreamInfo {
+  const flat: readonly unknown[] = Array.isArray(reply) ? reply : []
+  const fields = new Map<unknown, unknown>()
+  for (let at = 0; at + 1 < flat.length; at += 2) fields.set(flat[at], flat[at + 1])
+  const entryId = (name: string) => {
+    const entry = fields.get(name)
+    return Array.isArray(entry) && typeof entry[0] === 'string' ? entry[0] : undefined
+  }
+  const added = fields.get('entries-added')
+  const lastGeneratedId = fields.get('last-generated-id')
+  return {
+    length: Number(fields.get('length') ?? 0),
+    firstId: entryId('first-entry'),
+    lastId: entryId('last-entry'),
+    lastGeneratedId: typeof lastGeneratedId === 'string' ? lastGeneratedId : '0-0',
+    entriesAdded: added === undefined ? undefined : Number(added),
+  }
 }
 
 function streamEntries(reply: unknown): StreamEntry[] {

@@ -46,10 +46,6 @@ const audit = (accepting: boolean) => ({
 
 const revocations = (fresh: boolean) => ({
   isFresh: () => fresh,
-  isRevoked: () => false,
-  reload: async () => 0,
-  size: 0,
-  snapshotAgeSeconds: () => 0,
 })
 
 interface Case {

@@ -9,15 +9,11 @@ import { judge, mandate } from './judge.ts'
 
 async function judged(revoked: boolean, claims: Readonly<Record<string, unknown>>) {
   const asked: Anchors[] = []
-  const revocations: Revocations = {
-    isFresh: () => true,
+  const revocations: Pick<Revocations, 'isRevoked'> = {
     isRevoked(anchors) {
       asked.push(anchors)
       return revoked
     },
-    reload: async () => 0,
-    size: 1,
-    snapshotAgeSeconds: () => 0,
   }
   const given = { passage: { mandate: mandate(claims) } }
   return { ...(await judge(denyRevoked(revocations), given)), asked }

@@ -80,6 +80,7 @@ function stubbornStore(): Store & { taking: boolean; taken: Readonly<Record<stri
     },
     range: async () => [],
     lastId: async () => undefined,
+    info: async () => undefined,
     tail: async () => [],
     close: () => undefined,
   }

@@ -319,6 +319,7 @@ test('the gateway does not start without a first read, or with half a rotation',
       throw new Error('LOADING')
     },
     lastId: async () => undefined,
+    info: async () => undefined,
     tail: async () => [],
     close: () => undefined,
   }

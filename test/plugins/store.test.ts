@@ -261,3 +261,23 @@ test('the gateway reads a stream in pages, from behind an id, and waits at its e
   await redis.add('s', { n: '4' }, '4-0')
   assert.deepEqual(await waiting, [{ id: '4-0', fields: { n: '4' } }])
 })
+
+test('the gateway asks what a stream has held and holds', async t => {
+  const redis = await startRedis(t)
+  const app = gateway(t, redis.url)
+  await app.ready()
+  assert.equal(await app.store.info('s'), undefined)
+  for (const id of ['1-0', '2-0', '3-0']) await redis.add('s', { a: 'b' }, id)
+  await redis.command('XTRIM', 's', 'MAXLEN', 2)
+  await redis.command('XDEL', 's', '3-0')
+  assert.deepEqual(await app.store.info('s'), {
+    length: 1,
+    firstId: '2-0',
+    lastId: '2-0',
+    lastGeneratedId: '3-0',
+    entriesAdded: 3,
+  })
+  await redis.command('XDEL', 's', '2-0')
+  const empty = await app.store.info('s')
+  assert.deepEqual([empty?.length, empty?.firstId, empty?.lastId], [0, undefined, undefined])
+})
