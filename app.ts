@@ -14,6 +14,7 @@ import connections from './plugins/connections.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
 import gauges from './plugins/gauges.ts'
+import liveRequests from './plugins/live-requests.ts'
 import jwks from './plugins/jwks.ts'
 import metrics from './plugins/metrics.ts'
 import overload from './plugins/overload.ts'
@@ -88,6 +89,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
       lastSeen.revocationPropagation = seconds
     },
   })
+  await app.register(liveRequests)
   await app.register(audit, {
     hmacKey: config.auditHmacKey?.reveal(),
     onDropped: count => meters.count('audit_dropped', count),

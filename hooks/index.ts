@@ -66,6 +66,8 @@ export function requestChecks(app: FastifyInstance, options: CheckOptions): Chec
     denyMandateTarget(),
     denyMissingTokenId(),
     denyRevoked(app.revocations),
+    // From the same moment on a revocation finds the request itself: no message can fall between.
+    app.liveRequests.enter,
     denyUnboundResource(bindings),
     denyUndeclaredOperation(wouldDeny),
     denyMissingScope(wouldDeny),
@@ -85,7 +87,5 @@ export function dispatchChecks(app: FastifyInstance, options: CheckOptions): Che
     }),
     exchangeMandate(app.sts),
     denyUnsafeUpstream(app.egress),
-    // A revocation may have come while the STS was asked.
-    denyRevoked(app.revocations),
   ]
 }

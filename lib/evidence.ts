@@ -1,6 +1,7 @@
 /**
  * Writes what happened to a request as audit events (contract section 8): no token, credential, query or body.
  */
+import type { RevocationReceipt } from './revocation-receipt.ts'
 
 /** An event without what the audit plugin adds to all of them. */
 export interface EvidenceEvent {
@@ -34,7 +35,8 @@ export interface RequestOutcome {
   readonly upstreamStatus: number | undefined
   readonly latencyMs: number
   readonly responseBytes: number
-  readonly revocationInterrupted: boolean
+  /** The revocation that ended the request. */
+  readonly revocation: RevocationReceipt | undefined
   readonly traceId: string | undefined
   readonly upstreamHost: string | undefined
   readonly authMode: string | undefined
@@ -113,15 +115,25 @@ export function resourceRequestEvent(facts: RequestFacts, outcome: RequestOutcom
       connection_id: outcome.connectionId,
       upstream_status: outcome.upstreamStatus,
       result_class: resultClass(outcome.upstreamStatus),
-      revocation_interrupted: outcome.revocationInterrupted,
+      revocation_interrupted: outcome.revocation !== undefined,
+      ...revocationMetadata(outcome.revocation),
       error_kind: outcome.errorKind,
       would_deny: outcome.wouldDeny,
     }),
   }
 }
 
-/** The event of a denial after the signature was verified and before the exchange. */
-export function deniedEvent(facts: RequestFacts, check: string, status: number): EvidenceEvent {
+/**
+ * The event of a denial after the signature was verified and before the exchange.
+ *
+ * @param revocation what ended the request while it was in flight
+ */
+export function deniedEvent(
+  facts: RequestFacts,
+  check: string,
+  status: number,
+  revocation?: RevocationReceipt,
+): EvidenceEvent {
   return {
     zone_id: facts.zoneId,
     event_type: 'gateway_request_denied',
@@ -132,6 +144,7 @@ export function deniedEvent(facts: RequestFacts, check: string, status: number):
       reason: check,
       ...requestMetadata(facts),
       gateway_status: status,
+      ...revocationMetadata(revocation),
     }),
   }
 }
@@ -154,6 +167,10 @@ export function replayEvent(facts: RequestFacts, jti: string): EvidenceEvent {
       delegation_edge_id: facts.delegationEdgeId,
     }),
   }
+}
+
+function revocationMetadata(receipt: RevocationReceipt | undefined) {
+  return { revoked_anchor: receipt?.anchor, revocation_latency_ms: receipt?.latencyMs }
 }
 
 function requestMetadata(facts: RequestFacts) {

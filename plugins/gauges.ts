@@ -13,7 +13,7 @@ export interface LastSeen {
 }
 
 async function gauges(app: FastifyInstance, { lastSeen }: { lastSeen: LastSeen }): Promise<void> {
-  const { meters, sts, audit, revocations, bindings, overload } = app
+  const { meters, sts, audit, revocations, bindings, overload, liveRequests } = app
   meters.gauge(
     'sts_exchange_latency_ms',
     'Duration of the last exchange',
@@ -46,11 +46,16 @@ async function gauges(app: FastifyInstance, { lastSeen }: { lastSeen: LastSeen }
   meters.gauge('bindings_stale', 'Whether the binding source is invalid now', () =>
     Number(bindings.stale),
   )
+  meters.gauge(
+    'streams_open',
+    'Responses whose headers are out and whose body is not',
+    () => liveRequests.streams,
+  )
   meters.gauge('requests_in_flight', 'Requests without response headers', () => overload.inFlight)
 }
 
 export default fp(gauges, {
   name: 'gauges',
   fastify: '5.x',
-  dependencies: ['metrics', 'sts', 'audit', 'revocations', 'bindings', 'overload'],
+  dependencies: ['metrics', 'sts', 'audit', 'revocations', 'bindings', 'overload', 'live-requests'],
 })

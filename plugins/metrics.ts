@@ -48,6 +48,7 @@ const COUNTERS = {
   revocation_invalid_signatures: 'Revocation messages dropped for their signature',
   revocation_reloads: 'Full rereads of the revocation stream',
   revocation_reload_errors: 'Rereads of the revocation stream that failed',
+  streams_revoked: 'Responses cut short by a revocation',
 } as const satisfies Record<string, string>
 
 /** A counter without labels, by its name without prefix and `_total`. */
@@ -71,6 +72,8 @@ export interface Meters {
   stage(stage: Stage, seconds: number): void
   /** Takes a request's duration, in seconds. */
   request(seconds: number): void
+  /** Takes the time from a revocation to the end of a request in flight, in seconds. */
+  revocationCut(seconds: number): void
   /** Registers a gauge that is read when somebody asks; `name` is without prefix. */
   gauge(name: string, help: string, read: () => number): void
   /** The series without labels, names without prefix and `_total` (contract section 1, `/metrics.json`). */
@@ -111,6 +114,13 @@ async function metrics(app: FastifyInstance): Promise<void> {
     registers,
   })
 
+  const cuts = new client.Histogram({
+    name: `${PREFIX}revocation_cut_seconds`,
+    help: 'Time from a revocation to the end of a request in flight that it concerns',
+    buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+    registers,
+  })
+
   app.decorate('meters', {
     registry,
     count: (name, by = 1) => counters.get(name)?.inc(by),
@@ -123,6 +133,7 @@ async function metrics(app: FastifyInstance): Promise<void> {
     keysFetched: reason => keyFetches.inc({ reason }),
     stage: (stage, seconds) => stages.observe({ stage }, seconds),
     request: seconds => requests.observe(seconds),
+    revocationCut: seconds => cuts.observe(seconds),
     gauge(name, help, read) {
       const gauge = new client.Gauge({
         name: PREFIX + name,

@@ -37,7 +37,7 @@ const outcome: RequestOutcome = {
   upstreamStatus: 201,
   latencyMs: 12.6,
   responseBytes: 3,
-  revocationInterrupted: false,
+  revocation: undefined,
   traceId: '0af7651916cd43dd8448eb211c80319c',
   upstreamHost: 'api.test',
   authMode: 'provider_oauth',

@@ -140,7 +140,7 @@ describe('UpstreamCall', () => {
     assert.deepEqual(seen?.rawHeaders.slice(4), ['X-Twice', '1', 'x-twice', '2'])
     assert.equal(seen?.headers.host, 'api.test')
     assert.deepEqual(
-      [call.dispatched, call.failed, call.receivedBytes, results()],
+      [call.dispatched, call.failed, call.passedBytes, results()],
       [true, false, 4, 1],
     )
   })
@@ -168,11 +168,13 @@ describe('UpstreamCall', () => {
     const port = await http(t, (_request, response) => response.end(Buffer.alloc(size)))
     const { call, response } = place(t, port)
     const { body } = await response
-    await stalled(() => call.receivedBytes)
-    assert.ok(call.receivedBytes <= 256 * 1024, `took ${call.receivedBytes} bytes`)
+    await stalled(() => body.readableLength)
+    assert.ok(body.readableLength <= 256 * 1024, `took ${body.readableLength} bytes`)
+    assert.equal(call.passedBytes, 0)
     let read = 0
     for await (const chunk of body) read += chunk.length
     assert.equal(read, size)
+    assert.equal(call.passedBytes, size)
   })
 
   it('fails, undispatched, where nobody listens', async t => {
