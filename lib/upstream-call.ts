@@ -113,7 +113,7 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
    *
    * @param onCut called when the body's reader knows that it is over
    */
-  cut(onCut: () => void): void {
+  cut(reason: Error, onCut: () => void): void {
     const body = this.#body
     if (body === undefined) return
     this.#failed = true
@@ -125,7 +125,7 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
       this.#ended = true
       body.push(null)
       this.#request.body?.destroy()
-      this.#controller?.abort(new Error('the response was cut'))
+      this.#controller?.abort(reason)
     }
     // Reads what is left, for nobody.
     body.resume()

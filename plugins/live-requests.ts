@@ -66,13 +66,14 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
 
   app.revocations.onRevoked(({ kind, id, revokedAt }) => {
     const waiting = revoked.length > 0
+    // One for all: it tells nothing of the request.
+    const refusal = new Denial('revoked')
     for (const live of index.under(kind, id)) {
       const { passage, request } = live
       if (passage.revocation !== undefined) continue
       // All of them at once, so that none gets any further until its turn comes.
-      passage.revoke(
-        new RevocationReceipt(anchorClaim(request.mandate.anchors, kind, id), revokedAt),
-      )
+      const anchor = anchorClaim(request.mandate.anchors, kind, id)
+      passage.revoke(new RevocationReceipt(anchor, revokedAt), refusal)
       revoked.push(live)
     }
     if (!waiting && revoked.length > 0) setImmediate(cutSome)
@@ -90,7 +91,8 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
     if (revoked.length > 0) setImmediate(cutSome)
   }
 
-  function cut({ request, passage, reply }: Live): void {
+  function cut(live: Live): void {
+    const { request, passage, reply } = live
     const { answer, call, interruption } = passage
     // Over, or refused already: there is nothing left to end.
     if (passage.closed || passage.denial !== undefined || interruption === undefined) return
@@ -98,22 +100,17 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
     else if (answer === undefined) call.abort(interruption)
     // Fastify makes a refusal of a body that fails before the headers are out.
     else if (!reply.raw.headersSent) answer.body.destroy(interruption)
-    else if (mayHaveBody(request, answer.statusCode)) cutBody(request, passage, reply, call)
+    else if (mayHaveBody(request, answer.statusCode)) cutBody(live, call, interruption)
   }
 
-  function cutBody(
-    { id }: FastifyRequest,
-    passage: Passage,
-    { raw }: FastifyReply,
-    call: UpstreamCall,
-  ): void {
+  function cutBody({ request, passage, reply }: Live, call: UpstreamCall, refusal: Denial): void {
+    const { raw } = reply
     passage.revocation?.stamp(Date.now())
     app.meters.count('streams_revoked')
-    call.cut(() => {
-      const { error, description } = new Denial('revoked')
-      const event = isOpenEventStream(raw)
-        ? revokedEvent(passage.lastByte, { error, error_description: description, requestId: id })
-        : undefined
+    call.cut(refusal, () => {
+      const { error, description } = refusal
+      const facts = { error, error_description: description, requestId: request.id }
+      const event = isOpenEventStream(raw) ? revokedEvent(passage.lastByte, facts) : undefined
       endRevoked(raw, event, bytes => call.drop(bytes))
     })
   }

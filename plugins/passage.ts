@@ -3,7 +3,7 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
-import { Denial } from '../denial.ts'
+import type { Denial } from '../denial.ts'
 import type { PresentedToken } from '../lib/bearer.ts'
 import type { Directive, DirectiveFacts } from '../lib/directive.ts'
 import type { Mandate } from '../lib/mandate.ts'
@@ -84,10 +84,10 @@ export class Passage {
     return this.#abandoned.signal
   }
 
-  /** Takes note of a revocation: the request goes no further than to its next step. */
-  revoke(receipt: RevocationReceipt): void {
+  /** Takes note of a revocation: the request goes no further than to its next step, which is refused. */
+  revoke(receipt: RevocationReceipt, refusal: Denial): void {
     this.revocation = receipt
-    this.interruption = new Denial('revoked')
+    this.interruption = refusal
   }
 
   /** Ends the wait for a check at once, and what it waits for. */

@@ -8,6 +8,7 @@ import fp from 'fastify-plugin'
 import { type Dispatcher, Pool } from 'undici'
 import { Denial } from '../denial.ts'
 import { Circuit } from '../lib/circuit.ts'
+import { connector } from '../lib/connector.ts'
 import {
   type ExchangeAnswer,
   type ExchangeRequest,
@@ -83,11 +84,11 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
     pipelining: 1,
     headersTimeout: options.timeout,
     bodyTimeout: options.timeout,
-    connect: {
+    connect: connector({
       timeout: options.timeout,
       rejectUnauthorized: true,
       ...(options.ca !== undefined && { ca: options.ca }),
-    },
+    }),
   })
   const circuit = new Circuit({
     ...CIRCUIT,
