@@ -18,8 +18,8 @@ export function connector(options: buildConnector.BuildOptions): buildConnector.
   const connect = buildConnector(options)
   return (target, callback) => {
     connect(target, (...result) => {
-      const [, socket] = result
-      if (socket !== null) {
+      const [error, socket] = result
+      if (error === null && socket !== null) {
         const destroy = socket.destroy.bind(socket)
         socket.destroy = error => destroy(isAbort(error) ? ABORTED : error)
       }

@@ -49,6 +49,7 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   #reason: Error | undefined
   #answered = false
   #ended = false
+  #held = false
   #dispatched = false
   #failed = false
   #callerLate = false
@@ -105,6 +106,11 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     this.#failed = true
     if (this.#controller !== undefined) this.#controller.abort(reason)
     else this.#fail(reason)
+  }
+
+  /** Passes on no more of the response than its reader has already, nor its end, until it is {@link cut}. */
+  hold(): void {
+    this.#held = true
   }
 
   /**
@@ -171,11 +177,13 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    if (this.#held) return
     this.#receivedBytes += chunk.length
     if (this.#body?.push(chunk) === false) controller.pause()
   }
 
   onResponseEnd(): void {
+    if (this.#held) return
     this.#ended = true
     this.#body?.push(null)
   }

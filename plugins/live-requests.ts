@@ -74,6 +74,7 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
       // All of them at once, so that none gets any further until its turn comes.
       const anchor = anchorClaim(request.mandate.anchors, kind, id)
       passage.revoke(new RevocationReceipt(anchor, revokedAt), refusal)
+      passage.call?.hold()
       revoked.push(live)
     }
     if (!waiting && revoked.length > 0) setImmediate(cutSome)

@@ -4,7 +4,8 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer, IncomingMessage, type ServerResponse } from 'node:http'
 import { createServer as createTcpServer, Socket } from 'node:net'
-import type { Readable } from 'node:stream'
+import { type Readable, Writable } from 'node:stream'
+import { finished } from 'node:stream/promises'
 import { describe, it, type TestContext } from 'node:test'
 import { Agent, buildConnector, Dispatcher } from 'undici'
 import { RequestBody } from '../../lib/request-body.ts'
@@ -16,7 +17,7 @@ import {
 } from '../../lib/upstream-call.ts'
 import { listen } from '../gateway/harness.ts'
 import { freePort } from '../redis.ts'
-import { stalled } from '../until.ts'
+import { stalled, until } from '../until.ts'
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void
 
@@ -161,6 +162,74 @@ describe('UpstreamCall', () => {
     const { response, results } = place(t, port)
     assert.equal(await text((await response).body), 'final')
     assert.equal(results(), 1)
+  })
+
+  it('is cut in good order: its reader hears of an end, the upstream of a closed connection', async t => {
+    const closed = Promise.withResolvers<void>()
+    const port = await http(t, (_request, response) => {
+      response.on('close', () => closed.resolve())
+      response.write('part one')
+    })
+    const { call, response } = place(t, port)
+    const { body } = await response
+    let heard = ''
+    const sink = new Writable({
+      write(piece, _encoding, done) {
+        heard += String(piece)
+        done()
+      },
+    })
+    const over = finished(body, { writable: false })
+    body.pipe(sink, { end: false })
+    await until(() => heard === 'part one')
+    const cut = Promise.withResolvers<void>()
+    call.cut(new Error('revoked'), () => cut.resolve())
+    await Promise.all([cut.promise, over, closed.promise])
+    assert.deepEqual([call.failed, call.passedBytes, heard], [true, 8, 'part one'])
+    assert.equal(sink.writableEnded, false)
+  })
+
+  it('passes nothing on while it is held, and no end', async t => {
+    const answers: ServerResponse[] = []
+    const port = await http(t, (_request, response) => {
+      answers.push(response)
+      response.write('part one')
+    })
+    const { call, response } = place(t, port)
+    const { body } = await response
+    let heard = ''
+    body.on('data', piece => (heard += piece))
+    await until(() => heard === 'part one')
+    call.hold()
+    await new Promise(resolve => answers[0]?.end(' and two', resolve))
+    await stalled(() => call.passedBytes)
+    assert.deepEqual([heard, body.readableEnded, call.passedBytes], ['part one', false, 8])
+    const cut = Promise.withResolvers<void>()
+    call.cut(new Error('revoked'), () => cut.resolve())
+    await cut.promise
+    assert.deepEqual([heard, call.failed], ['part one', true])
+  })
+
+  it('drops what its reader did not take when it is cut, also of an answer that is whole', async t => {
+    for (const whole of [true, false]) {
+      const port = await http(t, (_request, response) => {
+        response.write('x'.repeat(40_000))
+        if (whole) response.end()
+      })
+      const { call, response } = place(t, port)
+      const { body } = await response
+      await until(() => body.readableLength === 40_000)
+      const taken = body.read(10_000) as Buffer
+      assert.deepEqual([taken.length, call.passedBytes], [10_000, 10_000])
+      const cut = Promise.withResolvers<void>()
+      call.cut(new Error('revoked'), () => cut.resolve())
+      await cut.promise
+      assert.deepEqual([call.failed, call.passedBytes], [true, 10_000])
+      call.drop(4_000)
+      assert.equal(call.passedBytes, 6_000)
+      call.drop(9_999)
+      assert.equal(call.passedBytes, 0)
+    }
   })
 
   it('takes no more of the answer than is read', async t => {
