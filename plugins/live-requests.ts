@@ -67,12 +67,13 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
   app.revocations.onRevoked(({ kind, id, revokedAt }) => {
     const waiting = revoked.length > 0
     // One for all: it tells nothing of the request.
-    const refusal = new Denial('revoked')
+    let refusal: Denial | undefined
     for (const live of index.under(kind, id)) {
       const { passage, request } = live
       if (passage.revocation !== undefined) continue
       // All of them at once, so that none gets any further until its turn comes.
       const anchor = anchorClaim(request.mandate.anchors, kind, id)
+      refusal ??= new Denial('revoked')
       passage.revoke(new RevocationReceipt(anchor, revokedAt), refusal)
       passage.call?.hold()
       revoked.push(live)

@@ -201,7 +201,7 @@ describe('UpstreamCall', () => {
     body.on('data', piece => (heard += piece))
     await until(() => heard === 'part one')
     call.hold()
-    await new Promise(resolve => answers[0]?.end(' and two', resolve))
+    await new Promise<void>(resolve => answers[0]?.end(' and two', () => resolve()))
     await stalled(() => call.passedBytes)
     assert.deepEqual([heard, body.readableEnded, call.passedBytes], ['part one', false, 8])
     const cut = Promise.withResolvers<void>()
