@@ -114,12 +114,12 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   }
 
   /**
-   * Ends the response's body before its time, for its reader in good order: nothing of it is passed on any more, and
-   * the upstream's connection is closed.
+   * Ends the response's body before its time, for its reader in good order: nothing of it is passed on any more. The
+   * upstream's connection is still to be {@link close}d.
    *
    * @param onCut called when the body's reader knows that it is over
    */
-  cut(reason: Error, onCut: () => void): void {
+  cut(onCut: () => void): void {
     const body = this.#body
     if (body === undefined) return
     this.#failed = true
@@ -130,11 +130,15 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     if (!this.#ended) {
       this.#ended = true
       body.push(null)
-      this.#request.body?.destroy()
-      this.#controller?.abort(reason)
     }
     // Reads what is left, for nobody.
     body.resume()
+  }
+
+  /** Closes the upstream's connection after a {@link cut}. */
+  close(): void {
+    this.#request.body?.destroy()
+    this.#controller?.abort(new Error('the response was cut'))
   }
 
   /** Takes note of bytes that the body's reader took and could not pass on. */

@@ -40,7 +40,10 @@ const SLICE = 3
 
 async function liveRequests(app: FastifyInstance): Promise<void> {
   const index = new LiveIndex<Live>()
-  let revoked: Live[] = []
+  const revoked: Live[] = []
+  /** Calls that are cut and whose connections are still to be closed. */
+  const calls: UpstreamCall[] = []
+  let working = false
   let streams = 0
 
   app.decorate('liveRequests', {
@@ -65,7 +68,6 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
   } satisfies LiveRequests)
 
   app.revocations.onRevoked(({ kind, id, revokedAt }) => {
-    const waiting = revoked.length > 0
     // One for all: it tells nothing of the request.
     let refusal: Denial | undefined
     for (const live of index.under(kind, id)) {
@@ -78,19 +80,27 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
       passage.call?.hold()
       revoked.push(live)
     }
-    if (!waiting && revoked.length > 0) setImmediate(cutSome)
+    if (working || !pending()) return
+    working = true
+    setImmediate(work)
   })
 
-  function cutSome(): void {
+  const pending = () => revoked.length > 0 || calls.length > 0
+
+  /** Callers come first: what reached them cannot be taken back, and nothing of their upstreams reaches them. */
+  function work(): void {
     const deadline = performance.now() + SLICE
-    let done = 0
-    for (const live of revoked) {
-      cut(live)
-      done += 1
-      if (performance.now() > deadline) break
+    try {
+      while (pending() && performance.now() < deadline) {
+        const live = revoked.pop()
+        if (live !== undefined) cut(live)
+        else calls.pop()?.close()
+      }
+    } finally {
+      // What goes wrong with one must not spare the others.
+      working = pending()
+      if (working) setImmediate(work)
     }
-    revoked = revoked.slice(done)
-    if (revoked.length > 0) setImmediate(cutSome)
   }
 
   function cut(live: Live): void {
@@ -109,7 +119,8 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
     const { raw } = reply
     passage.revocation?.stamp(Date.now())
     app.meters.count('streams_revoked')
-    call.cut(refusal, () => {
+    calls.push(call)
+    call.cut(() => {
       const { error, description } = refusal
       const facts = { error, error_description: description, requestId: request.id }
       const event = isOpenEventStream(raw) ? revokedEvent(passage.lastByte, facts) : undefined
