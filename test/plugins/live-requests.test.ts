@@ -14,8 +14,8 @@ interface Started {
   readonly world: World
   readonly app: FastifyInstance
   /** Sends a request with these claims; the path tells the upstream what to do. */
-  open(line: string, claims: Record<string, string>, upload?: string): Wire
-  revoke(sid: string): Promise<void>
+  readonly open: (line: string, claims: Record<string, string>, upload?: string) => Wire
+  readonly revoke: (sid: string) => Promise<void>
 }
 
 async function start(t: TestContext): Promise<Started> {
