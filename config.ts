@@ -7,6 +7,7 @@ import { readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import envSchema, { type EnvSchemaOpt } from 'env-schema'
 import { formatDuration, parseDuration } from './lib/duration.ts'
+import { parseRedisUrl, REDIS_URL_FORMS } from './lib/redis-url.ts'
 import { Secret } from './lib/secret.ts'
 
 /** What a text breaks: the rest of a sentence that begins with the variable's name. */
@@ -255,7 +256,7 @@ const redis = {
   REDIS_URL: optional('redisUrl', {
     requiredIn: PUBLISHED,
     description:
-      '`redis://` or `rediss://` URL of one Redis server; Sentinel and Cluster are not supported by this version. Unset in `dev`: a store inside the process, which forgets and shares nothing.',
+      '`redis://[user:password@]host[:6379][/database]` for one Redis server, `redis+sentinel://[user:password@]host[:26379],host/name[/database]` for the master that sentinels know by that name, `redis+cluster://[user:password@]host[:6379],host` for a cluster; `rediss` instead of `redis` for TLS, to the sentinels too. Sentinels that ask for a password of their own get it from `?sentinelPassword=` (and `?sentinelUsername=`). Credentials are percent-encoded. Unset in `dev`: a store inside the process, which forgets and shares nothing.',
   }),
   REDIS_CA_FILE: optional('file', {
     description: 'PEM certificates of a private CA that is trusted for Redis too.',
@@ -461,7 +462,7 @@ export interface Config {
   readonly upstreamCaFile?: string | undefined
   /** `BINDINGS_FILE`: path. */
   readonly bindingsFile?: string | undefined
-  /** `REDIS_URL`: `redis:` or `rediss:`. */
+  /** `REDIS_URL`. */
   readonly redisUrl?: Secret | undefined
   /** `REDIS_CA_FILE`: path of PEM certificates. */
   readonly redisCaFile?: string | undefined
@@ -964,12 +965,9 @@ function isLocalHost(host: string): boolean {
 }
 
 function readRedisUrl(text: string): Secret | Unfit {
-  const url = /^rediss?:\/\/[^\s/?#]+(?:\/\d*)?(?:\?[^\s#]*)?$/i.test(text) && URL.parse(text)
-  return url && url.hostname !== ''
-    ? new Secret(text)
-    : new Unfit(
-        'must be redis://host:port/database or rediss://host:port/database, credentials percent-encoded; the sentinel and cluster forms are not supported by this version',
-      )
+  return parseRedisUrl(text) === undefined
+    ? new Unfit(`must be ${REDIS_URL_FORMS}`)
+    : new Secret(text)
 }
 
 function readHmacKey(text: string): Secret | Unfit {

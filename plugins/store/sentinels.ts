@@ -1,0 +1,226 @@
+// Guarantees that a connection leads to the master that Sentinel elected last: before it is used, and while it is.
+import { createConnection, isIP, type Socket } from 'node:net'
+import { setTimeout as pause } from 'node:timers/promises'
+import { connect as connectTls } from 'node:tls'
+import type { FastifyBaseLogger } from 'fastify'
+import { AbstractConnector, Redis } from 'ioredis'
+import { describeRedisError } from '../../lib/redis-error.ts'
+import { replyFields } from '../../lib/redis-reply.ts'
+import type { Endpoint, SentinelAddress } from '../../lib/redis-url.ts'
+import { retryDelay, type TlsOptions } from './options.ts'
+
+/** A master, and the election that made it one: of two, the one with the higher epoch is right. */
+export interface Master extends Endpoint {
+  readonly epoch: number
+}
+
+/** How often the sentinels are asked, and the longest that one may take to answer, milliseconds. */
+const INTERVAL = 1_000
+const ANSWER_TIMEOUT = 1_000
+
+/** Options of {@link Sentinels}. */
+export interface SentinelsOptions {
+  readonly address: SentinelAddress
+  readonly tls: TlsOptions | undefined
+  /** The longest a connection may take, milliseconds. */
+  readonly dialTimeout: number
+  readonly secrets: readonly string[]
+  readonly log: FastifyBaseLogger
+}
+
+/**
+ * The sentinels of one master, asked all at once.
+ *
+ * The client's own Sentinel support believes whichever answers first, and hears of a fail-over from the old master
+ * itself: one that is cut off from the sentinels, but not from the gateway, would serve it for ever.
+ */
+export class Sentinels {
+  readonly #clients: readonly { readonly name: string; readonly redis: Redis }[]
+  readonly #options: SentinelsOptions
+  readonly #listeners = new Set<(master: Master) => void>()
+  readonly #stopped = new AbortController()
+  // What each sentinel said last instead of an answer.
+  readonly #problems = new Map<string, string>()
+  #heard = true
+
+  constructor(options: SentinelsOptions) {
+    this.#options = options
+    this.#clients = options.address.sentinels.map(endpoint => ({
+      name: `${endpoint.host}:${endpoint.port}`,
+      redis: sentinelClient(endpoint, options),
+    }))
+  }
+
+  /**
+   * The master of the highest epoch, among the answers of more than half of the sentinels, or of all that answer in time.
+   *
+   * @throws Error when none does; its message says why
+   */
+  async locate(): Promise<Master> {
+    const found: Master[] = []
+    const enough = Promise.withResolvers<void>()
+    const majority = Math.floor(this.#clients.length / 2) + 1
+    const all = this.#clients.map(async ({ name, redis }) => {
+      try {
+        found.push(await ask(redis, this.#options.address.name))
+        this.#problems.delete(name)
+        if (found.length === majority) enough.resolve()
+      } catch (error) {
+        this.#problems.set(name, describeRedisError(error, this.#options.secrets).message)
+      }
+    })
+    await Promise.race([enough.promise, Promise.all(all)])
+    const [first, ...others] = found
+    if (first === undefined) {
+      const problems = [...this.#problems].map(([name, problem]) => `${name}: ${problem}`)
+      throw new Error(`no sentinel names a master (${problems.join('; ')})`)
+    }
+    return others.reduce((best, next) => (next.epoch > best.epoch ? next : best), first)
+  }
+
+  /** Calls the listener with what {@link Sentinels.locate} finds, every second from {@link Sentinels.start} on. */
+  onLocated(listener: (master: Master) => void): void {
+    this.#listeners.add(listener)
+  }
+
+  start(): void {
+    void this.#follow()
+  }
+
+  stop(): void {
+    this.#stopped.abort()
+    for (const { redis } of this.#clients) redis.disconnect()
+  }
+
+  async #follow(): Promise<void> {
+    const { signal } = this.#stopped
+    const { log } = this.#options
+    while (!signal.aborted) {
+      try {
+        const master = await this.locate()
+        for (const listener of this.#listeners) listener(master)
+        if (!this.#heard) log.info('sentinels answer again')
+        this.#heard = true
+      } catch (error) {
+        const { message } = describeRedisError(error, this.#options.secrets)
+        if (this.#heard && !signal.aborted) {
+          log.warn({ message }, 'no sentinel answers: a fail-over would go unnoticed')
+        }
+        this.#heard = false
+      }
+      await pause(INTERVAL, undefined, { signal, ref: false }).catch(() => undefined)
+    }
+  }
+}
+
+async function ask(redis: Redis, name: string): Promise<Master> {
+  // Both in one transaction would be refused by a sentinel; between the two an election may end, and then the next
+  // answer corrects this one.
+  const [fields, address] = await Promise.all([
+    redis.call('SENTINEL', 'MASTER', name).then(replyFields),
+    redis.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', name),
+  ])
+  const [host, port]: readonly unknown[] = Array.isArray(address) ? address : []
+  const master = {
+    host: String(host),
+    port: Number(port),
+    epoch: Number(fields.get('config-epoch')),
+  }
+  if (
+    typeof host !== 'string' ||
+    !Number.isInteger(master.port) ||
+    !Number.isInteger(master.epoch)
+  ) {
+    throw new Error('unusable answer')
+  }
+  return master
+}
+
+function sentinelClient({ host, port }: Endpoint, options: SentinelsOptions): Redis {
+  const { sentinelUsername, sentinelPassword } = options.address
+  const redis = new Redis({
+    host,
+    port,
+    ...(sentinelUsername !== undefined && { username: sentinelUsername }),
+    ...(sentinelPassword !== undefined && { password: sentinelPassword }),
+    ...(options.tls && { tls: options.tls }),
+    lazyConnect: true,
+    connectTimeout: options.dialTimeout,
+    connectionName: 'caracal-gateway-sentinel',
+    disableClientInfo: true,
+    protocol: 2,
+    // A sentinel has no data to load, and its INFO no role to check.
+    enableReadyCheck: false,
+    commandTimeout: ANSWER_TIMEOUT,
+    socketTimeout: ANSWER_TIMEOUT,
+    maxRetriesPerRequest: 0,
+    retryStrategy: retryDelay,
+  })
+  // What went wrong is told with the question that failed.
+  redis.on('error', () => undefined)
+  return redis
+}
+
+/** A connector for the client: each connection goes to the master, and breaks when another is elected. */
+export function masterConnector(sentinels: Sentinels, tls: TlsOptions | undefined) {
+  return class MasterConnector extends AbstractConnector {
+    #master: Master | undefined
+    #report: ((type: string, error: Error) => void) | undefined
+
+    constructor() {
+      super(0)
+      sentinels.onLocated(master => {
+        if (this.#master === undefined || master.epoch <= this.#master.epoch) return
+        if (sameEndpoint(master, this.#master)) return
+        this.stream.destroy(new Error('another server is the master now'))
+      })
+    }
+
+    override async connect(report: (type: string, error: Error) => void): Promise<Socket> {
+      this.connecting = true
+      this.#report = report
+      for (let attempt = 1; ; attempt++) {
+        // The client gives up for good when this rejects, which it may only once it was told to.
+        const master = await sentinels.locate().catch((error: Error) => error)
+        if (!this.connecting) throw new Error('Connection is closed.')
+        if (!(master instanceof Error)) {
+          this.#master = master
+          this.stream = this.#dial(master)
+          return this.stream
+        }
+        report('error', master)
+        await pause(retryDelay(attempt), undefined, { ref: false })
+      }
+    }
+
+    /** Whether the server thinks as the sentinels do: one that has just been demoted does not. */
+    override check(info: { readonly role?: string }): boolean {
+      if (info.role === undefined || info.role === 'master') return true
+      this.#report?.('error', new Error('the server that sentinels name is a replica'))
+      return false
+    }
+
+    // At once: a server that hangs would keep a connection that waits for its goodbye.
+    override disconnect(): void {
+      this.connecting = false
+      // Not there yet before the first master was found.
+      const stream: Socket | undefined = this.stream
+      stream?.destroy()
+    }
+
+    #dial({ host, port }: Master): Socket {
+      const socket =
+        tls === undefined
+          ? createConnection({ host, port })
+          : connectTls({ ...tls, host, port, ...(isIP(host) === 0 && { servername: host }) })
+      socket.once('error', error => {
+        this.firstError = error
+      })
+      return socket
+    }
+  }
+}
+
+function sameEndpoint(a: Endpoint, b: Endpoint): boolean {
+  return a.host === b.host && a.port === b.port
+}
