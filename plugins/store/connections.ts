@@ -169,12 +169,16 @@ async function connect(
     const timer = setTimeout(settle, timeout, true)
     const onReady = () => settle(false)
     client.once('ready', onReady)
-    // Never taken off: an 'error' that nobody hears is printed by the client.
-    client.on('error', (error: unknown) => {
-      last = describe(error)
+    const onError = (error: unknown) => {
+      const problem = describe(error)
+      // What closed it was said before.
+      if (last === undefined || problem.message !== 'Connection is closed.') last = problem
       // No later attempt can do better with the same credentials.
-      if (/^(WRONGPASS|NOAUTH|NOPERM|ERR invalid password)/.test(last.message)) settle(true)
-    })
+      if (/^(WRONGPASS|NOAUTH|NOPERM|ERR invalid password)/.test(problem.message)) settle(true)
+    }
+    // Never taken off: an 'error' that nobody hears is printed by the client.
+    client.on('error', onError)
+    client.on('node error', onError)
     // It tries again by itself until the timer ends it.
     client.connect().catch(() => undefined)
   })

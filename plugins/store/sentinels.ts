@@ -39,16 +39,18 @@ export class Sentinels {
   readonly #options: SentinelsOptions
   readonly #listeners = new Set<(master: Master) => void>()
   readonly #stopped = new AbortController()
-  // What each sentinel said last instead of an answer.
+  // Why each sentinel that did not answer last did not.
   readonly #problems = new Map<string, string>()
   #heard = true
 
   constructor(options: SentinelsOptions) {
     this.#options = options
-    this.#clients = options.address.sentinels.map(endpoint => ({
-      name: `${endpoint.host}:${endpoint.port}`,
-      redis: sentinelClient(endpoint, options),
-    }))
+    this.#clients = options.address.sentinels.map(endpoint => {
+      const name = `${endpoint.host}:${endpoint.port}`
+      const redis = sentinelClient(endpoint, options)
+      redis.on('error', (error: Error) => this.#blame(name, error))
+      return { name, redis }
+    })
   }
 
   /**
@@ -66,7 +68,7 @@ export class Sentinels {
         this.#problems.delete(name)
         if (found.length === majority) enough.resolve()
       } catch (error) {
-        this.#problems.set(name, describeRedisError(error, this.#options.secrets).message)
+        this.#blame(name, error)
       }
     })
     await Promise.race([enough.promise, Promise.all(all)])
@@ -90,6 +92,12 @@ export class Sentinels {
   stop(): void {
     this.#stopped.abort()
     for (const { redis } of this.#clients) redis.disconnect()
+  }
+
+  #blame(sentinel: string, error: unknown): void {
+    // It says that there is no connection; the error before it said why.
+    if (error instanceof Error && error.name === 'MaxRetriesPerRequestError') return
+    this.#problems.set(sentinel, describeRedisError(error, this.#options.secrets).message)
   }
 
   async #follow(): Promise<void> {
@@ -138,7 +146,7 @@ async function ask(redis: Redis, name: string): Promise<Master> {
 
 function sentinelClient({ host, port }: Endpoint, options: SentinelsOptions): Redis {
   const { sentinelUsername, sentinelPassword } = options.address
-  const redis = new Redis({
+  return new Redis({
     host,
     port,
     ...(sentinelUsername !== undefined && { username: sentinelUsername }),
@@ -156,9 +164,6 @@ function sentinelClient({ host, port }: Endpoint, options: SentinelsOptions): Re
     maxRetriesPerRequest: 0,
     retryStrategy: retryDelay,
   })
-  // What went wrong is told with the question that failed.
-  redis.on('error', () => undefined)
-  return redis
 }
 
 /** A connector for the client: each connection goes to the master, and breaks when another is elected. */
