@@ -11,6 +11,7 @@ import answers from './plugins/answers.ts'
 import audit from './plugins/audit.ts'
 import bindings from './plugins/bindings.ts'
 import connections from './plugins/connections.ts'
+import database from './plugins/database.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
 import gauges from './plugins/gauges.ts'
@@ -73,6 +74,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
 
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
+  await app.register(database, databaseOptions(config))
   await app.register(bindings, { file: config.bindingsFile })
   await app.register(store, storeOptions(config))
   await app.register(replay)
@@ -150,5 +152,21 @@ function storeOptions(config: Config) {
     ca: pem(config.redisCaFile),
     dialTimeout: config.redisDialTimeout,
     readTimeout: config.redisReadTimeout,
+  }
+}
+
+/** Milliseconds. A snapshot of the revocations has 40 s to be read in: it is fresh for 70 s, and read every 30 s. */
+const STATEMENT_TIMEOUT = 10_000
+
+function databaseOptions(config: Config) {
+  return {
+    url: config.databaseUrl?.reveal(),
+    ca: pem(config.databaseCaFile),
+    maxConnections: config.dbMaxConns,
+    minConnections: config.dbMinConns,
+    connectTimeout: config.dbConnectTimeout,
+    maxLifetime: config.dbMaxConnLifetime,
+    maxIdle: config.dbMaxConnIdle,
+    statementTimeout: STATEMENT_TIMEOUT,
   }
 }
