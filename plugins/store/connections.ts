@@ -12,7 +12,8 @@ import {
   tailOptions,
   type TlsOptions,
 } from './options.ts'
-import { masterConnector, Sentinels } from './sentinels.ts'
+import { masterConnector } from './master-connector.ts'
+import { Sentinels } from './sentinels.ts'
 
 /** Where Redis is and how long it may take. */
 export interface ConnectionOptions extends ConnectionTimes {

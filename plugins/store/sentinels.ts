@@ -1,9 +1,7 @@
-// Guarantees that a connection leads to the master that Sentinel elected last: before it is used, and while it is.
-import { createConnection, isIP, type Socket } from 'node:net'
+// Guarantees that the master is the one that the sentinels elected last, as far as any of them knows.
 import { setTimeout as pause } from 'node:timers/promises'
-import { connect as connectTls } from 'node:tls'
 import type { FastifyBaseLogger } from 'fastify'
-import { AbstractConnector, Redis } from 'ioredis'
+import { Redis } from 'ioredis'
 import { describeRedisError } from '../../lib/redis-error.ts'
 import { replyFields } from '../../lib/redis-reply.ts'
 import type { Endpoint, SentinelAddress } from '../../lib/redis-url.ts'
@@ -164,68 +162,4 @@ function sentinelClient({ host, port }: Endpoint, options: SentinelsOptions): Re
     maxRetriesPerRequest: 0,
     retryStrategy: retryDelay,
   })
-}
-
-/** A connector for the client: each connection goes to the master, and breaks when another is elected. */
-export function masterConnector(sentinels: Sentinels, tls: TlsOptions | undefined) {
-  return class MasterConnector extends AbstractConnector {
-    #master: Master | undefined
-    #report: ((type: string, error: Error) => void) | undefined
-
-    constructor() {
-      super(0)
-      sentinels.onLocated(master => {
-        if (this.#master === undefined || master.epoch <= this.#master.epoch) return
-        if (sameEndpoint(master, this.#master)) return
-        this.stream.destroy(new Error('another server is the master now'))
-      })
-    }
-
-    override async connect(report: (type: string, error: Error) => void): Promise<Socket> {
-      this.connecting = true
-      this.#report = report
-      for (let attempt = 1; ; attempt++) {
-        // The client gives up for good when this rejects, which it may only once it was told to.
-        const master = await sentinels.locate().catch((error: Error) => error)
-        if (!this.connecting) throw new Error('Connection is closed.')
-        if (!(master instanceof Error)) {
-          this.#master = master
-          this.stream = this.#dial(master)
-          return this.stream
-        }
-        report('error', master)
-        await pause(retryDelay(attempt), undefined, { ref: false })
-      }
-    }
-
-    /** Whether the server thinks as the sentinels do: one that has just been demoted does not. */
-    override check(info: { readonly role?: string }): boolean {
-      if (info.role === undefined || info.role === 'master') return true
-      this.#report?.('error', new Error('the server that sentinels name is a replica'))
-      return false
-    }
-
-    // At once: a server that hangs would keep a connection that waits for its goodbye.
-    override disconnect(): void {
-      this.connecting = false
-      // Not there yet before the first master was found.
-      const stream: Socket | undefined = this.stream
-      stream?.destroy()
-    }
-
-    #dial({ host, port }: Master): Socket {
-      const socket =
-        tls === undefined
-          ? createConnection({ host, port })
-          : connectTls({ ...tls, host, port, ...(isIP(host) === 0 && { servername: host }) })
-      socket.once('error', error => {
-        this.firstError = error
-      })
-      return socket
-    }
-  }
-}
-
-function sameEndpoint(a: Endpoint, b: Endpoint): boolean {
-  return a.host === b.host && a.port === b.port
 }
