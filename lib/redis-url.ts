@@ -94,6 +94,13 @@ export function parseRedisUrl(text: string): RedisAddress | undefined {
   }
 }
 
+/** The passwords of an address, for those who must not print them. */
+export function passwordsOf(address: RedisAddress): readonly string[] {
+  const { password } = address
+  const sentinelPassword = address.kind === 'sentinel' ? address.sentinelPassword : undefined
+  return [password, sentinelPassword].filter(secret => secret !== undefined)
+}
+
 function readEndpoints(
   hosts: readonly string[],
   defaultPort: number,

@@ -47,7 +47,10 @@ export async function startSentinel(
 ): Promise<TestSentinel> {
   const { password, sentinelPassword } = options
   const shared = [
-    ...['--repl-diskless-sync-delay', '0', '--repl-ping-replica-period', '1'],
+    '--repl-diskless-sync-delay',
+    '0',
+    '--repl-ping-replica-period',
+    '1',
     ...(password ? ['--masterauth', password] : []),
   ]
   const auth = password === undefined ? {} : { password }

@@ -2,34 +2,10 @@
 // blocks.
 import { once } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
-import { Cluster, type ClusterOptions, Redis } from 'ioredis'
+import { Cluster, type Redis } from 'ioredis'
 import { describeRedisError, type RedisProblem } from '../../lib/redis-error.ts'
-import type { ClusterAddress, NodeAddress, RedisAddress } from '../../lib/redis-url.ts'
-import {
-  commandOptions,
-  type ConnectionTimes,
-  retryDelay,
-  tailOptions,
-  type TlsOptions,
-} from './options.ts'
-import { masterConnector } from './master-connector.ts'
-import { Sentinels } from './sentinels.ts'
-
-/** Where Redis is and how long it may take. */
-export interface ConnectionOptions extends ConnectionTimes {
-  readonly address: RedisAddress
-  /** The authorities, PEM, that a server's certificate is verified with instead of the system's. */
-  readonly ca: string | undefined
-}
-
-/** Open connections. */
-export interface Connections {
-  readonly commands: Redis | Cluster
-  /** For one blocking read at a time. */
-  readonly tail: Redis | Cluster
-  /** Ends every command that waits and lets go of the connections. */
-  readonly close: () => void
-}
+import { passwordsOf } from '../../lib/redis-url.ts'
+import { type Clients, type ClientOptions, createClients } from './clients.ts'
 
 /**
  * Connects, and keeps reconnecting from then on.
@@ -38,13 +14,13 @@ export interface Connections {
  *   holds a password
  */
 export async function openConnections(
-  options: ConnectionOptions,
+  options: ClientOptions,
   log: FastifyBaseLogger,
-): Promise<Connections> {
+): Promise<Clients> {
   const { address, dialTimeout } = options
-  const secrets = passwords(address)
+  const secrets = passwordsOf(address)
   const describe = (error: unknown) => describeRedisError(rootCause(error), secrets)
-  const { commands, tail, close } = createClients(options, secrets, log)
+  const { commands, tail, close } = createClients(options, log)
   try {
     await Promise.all([
       connect(commands, dialTimeout, describe),
@@ -57,92 +33,6 @@ export async function openConnections(
   logConnection(commands, 'commands', log, describe)
   logConnection(tail, 'tail', log, describe)
   return { commands, tail, close }
-}
-
-/** The passwords of an address, for those who must not print them. */
-export function passwords(address: RedisAddress): readonly string[] {
-  const { password } = address
-  const sentinelPassword = address.kind === 'sentinel' ? address.sentinelPassword : undefined
-  return [password, sentinelPassword].filter(secret => secret !== undefined)
-}
-
-function createClients(
-  options: ConnectionOptions,
-  secrets: readonly string[],
-  log: FastifyBaseLogger,
-): Connections {
-  const { address, ca } = options
-  const tls: TlsOptions | undefined = address.tls ? (ca === undefined ? {} : { ca }) : undefined
-  const forCommands = commandOptions(address, tls, options)
-  const forTail = { ...forCommands, ...tailOptions(options) }
-  if (address.kind === 'cluster') {
-    const commands = createCluster(address, forCommands)
-    // Connected before the first command needs it: one that comes earlier would wait in the node's queue, and be sent
-    // after it was given up.
-    commands.on('+node', (node: Redis) => {
-      node.connect().catch(() => undefined)
-    })
-    const tail = createCluster(address, forTail)
-    return { commands, tail, close: () => disconnect(commands, tail) }
-  }
-  if (address.kind === 'node') {
-    const place = ({ host, port, db }: NodeAddress) => ({
-      host,
-      port,
-      db,
-      retryStrategy: retryDelay,
-    })
-    const commands = new Redis({ ...forCommands, ...place(address), enableAutoPipelining: true })
-    const tail = new Redis({ ...forTail, ...place(address) })
-    return { commands, tail, close: () => disconnect(commands, tail) }
-  }
-  const sentinels = new Sentinels({ address, tls, dialTimeout: options.dialTimeout, secrets, log })
-  const place = {
-    db: address.db,
-    retryStrategy: retryDelay,
-    Connector: masterConnector(sentinels, tls),
-  }
-  const commands = new Redis({ ...forCommands, ...place, enableAutoPipelining: true })
-  const tail = new Redis({ ...forTail, ...place })
-  sentinels.start()
-  return {
-    commands,
-    tail,
-    close() {
-      sentinels.stop()
-      disconnect(commands, tail)
-    },
-  }
-}
-
-function disconnect(...clients: readonly (Redis | Cluster)[]): void {
-  for (const client of clients) client.disconnect()
-}
-
-function createCluster(
-  address: ClusterAddress,
-  redisOptions: Omit<NonNullable<ClusterOptions['redisOptions']>, 'replyMapping'>,
-): Cluster {
-  return new Cluster([...address.nodes], {
-    redisOptions,
-    lazyConnect: true,
-    enableOfflineQueue: false,
-    // It would ask a node before it is connected, and start all over.
-    enableReadyCheck: false,
-    // No auto-pipelining: one slot that moved would fail a whole pipeline of claims, and again, because the client
-    // learns of the move only from pipelines in which every command failed.
-    enableAutoPipelining: false,
-    // A MOVED or an ASK says that the command was not executed; it is sent on to where it belongs.
-    maxRedirections: 5,
-    // A broken connection says nothing: the command may have been executed, and must not be sent again.
-    retryDelayOnFailover: 0,
-    // Fails at once, as everything does while Redis is away.
-    retryDelayOnClusterDown: 0,
-    slotsRefreshInterval: 5_000,
-    clusterRetryStrategy: retryDelay,
-    // Names stay names, so that certificates can be verified against them.
-    dnsLookup: (host, callback) => callback(null, host),
-  })
 }
 
 /** A cluster that could not be asked says less than the node that was asked last. */

@@ -3,9 +3,9 @@ import type { FastifyBaseLogger } from 'fastify'
 import { Cluster, type Redis } from 'ioredis'
 import { bareRedisError, describeRedisError } from '../../lib/redis-error.ts'
 import { streamEntries, streamInfo } from '../../lib/redis-reply.ts'
-import { parseRedisUrl, REDIS_URL_FORMS } from '../../lib/redis-url.ts'
+import { parseRedisUrl, passwordsOf, REDIS_URL_FORMS } from '../../lib/redis-url.ts'
 import type { RedisStoreOptions, Store } from '../store.ts'
-import { openConnections, passwords } from './connections.ts'
+import { openConnections } from './connections.ts'
 import { LONGEST_BLOCK } from './options.ts'
 
 /**
@@ -25,7 +25,7 @@ export async function connectRedisStore(
     { address, ca, dialTimeout, readTimeout },
     log,
   )
-  await warnOfEviction(commands, passwords(address), log)
+  await warnOfEviction(commands, passwordsOf(address), log)
 
   return {
     async ping() {

@@ -4,7 +4,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { Redis } from 'ioredis'
 import { describeRedisError } from '../../lib/redis-error.ts'
 import { replyFields } from '../../lib/redis-reply.ts'
-import type { Endpoint, SentinelAddress } from '../../lib/redis-url.ts'
+import { type Endpoint, passwordsOf, type SentinelAddress } from '../../lib/redis-url.ts'
 import { retryDelay, type TlsOptions } from './options.ts'
 
 /** A master, and the election that made it one: of two, the one with the higher epoch is right. */
@@ -22,7 +22,6 @@ export interface SentinelsOptions {
   readonly tls: TlsOptions | undefined
   /** The longest a connection may take, milliseconds. */
   readonly dialTimeout: number
-  readonly secrets: readonly string[]
   readonly log: FastifyBaseLogger
 }
 
@@ -35,6 +34,7 @@ export interface SentinelsOptions {
 export class Sentinels {
   readonly #clients: readonly { readonly name: string; readonly redis: Redis }[]
   readonly #options: SentinelsOptions
+  readonly #secrets: readonly string[]
   readonly #listeners = new Set<(master: Master) => void>()
   readonly #stopped = new AbortController()
   // Why each sentinel that did not answer last did not.
@@ -43,6 +43,7 @@ export class Sentinels {
 
   constructor(options: SentinelsOptions) {
     this.#options = options
+    this.#secrets = passwordsOf(options.address)
     this.#clients = options.address.sentinels.map(endpoint => {
       const name = `${endpoint.host}:${endpoint.port}`
       const redis = sentinelClient(endpoint, options)
@@ -95,7 +96,7 @@ export class Sentinels {
   #blame(sentinel: string, error: unknown): void {
     // It says that there is no connection; the error before it said why.
     if (error instanceof Error && error.name === 'MaxRetriesPerRequestError') return
-    this.#problems.set(sentinel, describeRedisError(error, this.#options.secrets).message)
+    this.#problems.set(sentinel, describeRedisError(error, this.#secrets).message)
   }
 
   async #follow(): Promise<void> {
@@ -108,7 +109,7 @@ export class Sentinels {
         if (!this.#heard) log.info('sentinels answer again')
         this.#heard = true
       } catch (error) {
-        const { message } = describeRedisError(error, this.#options.secrets)
+        const { message } = describeRedisError(error, this.#secrets)
         if (this.#heard && !signal.aborted) {
           log.warn({ message }, 'no sentinel answers: a fail-over would go unnoticed')
         }
@@ -120,8 +121,8 @@ export class Sentinels {
 }
 
 async function ask(redis: Redis, name: string): Promise<Master> {
-  // Both in one transaction would be refused by a sentinel; between the two an election may end, and then the next
-  // answer corrects this one.
+  // In this order: should an election end between the two, a new master with an old epoch is taken for what it is as soon
+  // as it is asked for again, and an old master with a new epoch would be held on to.
   const [fields, address] = await Promise.all([
     redis.call('SENTINEL', 'MASTER', name).then(replyFields),
     redis.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', name),

@@ -12,7 +12,7 @@ import { revoke, suiteCleanup } from './support.ts'
 
 const ENV = { REDIS_READ_TIMEOUT: '1s' }
 
-const describes = ({ status, json }: Answer) => `${status} ${json()['error_description']}`
+const describes = ({ status, json }: Answer) => `${status} ${String(json()['error_description'])}`
 
 describe('the gateway behind sentinels', () => {
   const suite = suiteCleanup()
@@ -30,17 +30,17 @@ describe('the gateway behind sentinels', () => {
 
   /** Presents mandates, each of them twice, until it is stopped; resolves to the statuses of each pair. */
   function traffic(): () => Promise<readonly (readonly [number, number])[]> {
-    let stopped = false
+    const stopped = new AbortController()
     const pairs = (async () => {
       const statuses: (readonly [number, number])[] = []
-      while (!stopped) {
+      while (!stopped.signal.aborted) {
         const token = stack.mint()
         statuses.push([(await present(token)).status, (await present(token)).status])
       }
       return statuses
     })()
     return () => {
-      stopped = true
+      stopped.abort()
       return pairs
     }
   }

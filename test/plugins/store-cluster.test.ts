@@ -5,6 +5,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import store from '../../plugins/store.ts'
 import { startCluster } from '../cluster.ts'
 import { freePort, startRedis, type TestRedis } from '../redis.ts'
+import { startTcpProxy } from '../tcp-proxy.ts'
 import { until } from '../until.ts'
 
 const READ_TIMEOUT = 500
@@ -128,6 +129,36 @@ test('the gateway gives a hanging node one timeout, and never sends a claim agai
   assert.equal(await setCalls(hanging), 1)
   const failures = lines.filter(line => line.includes('redis cluster node failed"'))
   assert.ok(failures.length > 0 && failures.length < 10, `${failures.length}`)
+})
+
+test('the gateway never sends a claim again whose answer was lost on its way from a node', async t => {
+  const cluster = await startCluster(t)
+  const [node, other] = cluster.servers
+  assert.ok(node && other)
+  const key = await cluster.keyOf(node)
+  const proxy = await startTcpProxy(t, node.port)
+  await node.command('CONFIG', 'SET', 'cluster-announce-port', proxy.port)
+  // As everybody tells it from now on.
+  await until(async () =>
+    JSON.stringify(await other.command('CLUSTER', 'SLOTS')).includes(`${proxy.port}`),
+  )
+  const app = await gateway(t, `redis+cluster://127.0.0.1:${other.port}`)
+  const swallowed = proxy.swallowAnswers()
+  const outcome = app.store.claim(key, 'r', 60_000).then(
+    claimed => `answered ${claimed}`,
+    () => 'rejected',
+  )
+  await swallowed
+  proxy.cut()
+  proxy.restore()
+  assert.equal(await outcome, 'rejected')
+  await until(() =>
+    app.store.claim(key, 'r', 60_000).then(
+      first => !first,
+      () => false,
+    ),
+  )
+  assert.equal(await node.command('GET', key), 'r')
 })
 
 test('the gateway fails at once while a node is down and recovers by itself', async t => {

@@ -85,8 +85,9 @@ test('the gateway leaves a master that does not know that it was replaced', asyn
 
 test('the gateway believes the sentinel that saw the last election', async t => {
   const [old, next] = await Promise.all([startRedis(t), startRedis(t)])
-  const sentinels = await Promise.all([1, 2, 3].map(() => startFakeSentinel(t)))
-  const [stale, ...others] = sentinels as [FakeSentinel, FakeSentinel, FakeSentinel]
+  const start = () => startFakeSentinel(t)
+  const sentinels = await Promise.all([start(), start(), start()])
+  const [stale, ...others] = sentinels
   stale.says({ port: old.port, epoch: 1 })
   for (const sentinel of others) sentinel.says({ port: next.port, epoch: 2 })
   const app = gateway(t, urlOf(...sentinels))
