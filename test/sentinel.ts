@@ -60,16 +60,20 @@ export async function startSentinel(
     args: [...shared, '--replicaof', '127.0.0.1', `${first.port}`],
   })
   const watch = [
-    `sentinel monitor ${NAME} 127.0.0.1 ${first.port} 2`,
-    `sentinel down-after-milliseconds ${NAME} 600`,
-    `sentinel failover-timeout ${NAME} 10000`,
+    `sentinel monitor ${NAME} 127.0.0.1 ${first.port} 1`,
+    `sentinel failover-timeout ${NAME} 5000`,
     ...(password ? [`sentinel auth-pass ${NAME} ${password}`] : []),
     ...(sentinelPassword
       ? [`requirepass ${sentinelPassword}`, `sentinel sentinel-pass ${sentinelPassword}`]
       : []),
   ]
-  const run = () => runSentinel(t, watch, sentinelPassword)
-  const sentinels = await Promise.all([run(), run(), run()])
+  // One of them is first to miss the master, and the others vote for it: if all stood for election at once, none might win,
+  // and they would wait before they try again.
+  const run = (patience: number) => {
+    const missing = `sentinel down-after-milliseconds ${NAME} ${patience}`
+    return runSentinel(t, [...watch, missing], sentinelPassword)
+  }
+  const sentinels = await Promise.all([run(1_000), run(10_000), run(10_000)])
   const everyone = (question: (sentinel: Redis) => Promise<boolean>) =>
     until(async () => {
       const answers = await Promise.all(
@@ -167,7 +171,8 @@ async function runSentinel(t: Cleanup, watch: readonly string[], password: strin
   // Sentinels take their time by default, and distrust a clock that a busy machine makes jump.
   const pace = {
     'info-period': 200,
-    'ping-period': 100,
+    // Times five, it is how old a replica's INFO may be for it to be promoted; one a second comes while the master is down.
+    'ping-period': 500,
     'ask-period': 100,
     // Times four, it is how long a promoted replica may be unheard of before it is demoted again.
     'publish-period': 1_000,

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { before, describe, test } from 'node:test'
+import { setTimeout as pause } from 'node:timers/promises'
 import { startCluster } from '../cluster.ts'
 import type { TestRedis } from '../redis.ts'
 import { startSentinel, type TestSentinel } from '../sentinel.ts'
@@ -36,6 +37,8 @@ describe('the gateway behind sentinels', () => {
       while (!stopped.signal.aborted) {
         const token = stack.mint()
         statuses.push([(await present(token)).status, (await present(token)).status])
+        // Each refusal is evidence that waits for Redis; there is room for so much of it.
+        await pause(20)
       }
       return statuses
     })()
