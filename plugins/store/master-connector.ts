@@ -28,18 +28,21 @@ export function masterConnector(
     override async connect(report: (type: string, error: Error) => void): Promise<Socket> {
       this.connecting = true
       this.#report = report
+      // The client gives up for good when this rejects, which it may only once it was told to.
       for (let attempt = 1; ; attempt++) {
-        // The client gives up for good when this rejects, which it may only once it was told to.
-        const master = await sentinels.locate().catch((error: Error) => error)
-        if (!this.connecting) throw new Error('Connection is closed.')
-        if (!(master instanceof Error)) {
-          this.#master = master
+        try {
+          const master = await sentinels.locate()
+          if (!this.connecting) break
           this.stream = this.#dial(master)
+          this.#master = master
           return this.stream
+        } catch (error) {
+          if (!this.connecting) break
+          report('error', error instanceof Error ? error : new Error('unknown error'))
         }
-        report('error', master)
         await pause(retryDelay(attempt), undefined, { ref: false })
       }
+      throw new Error('Connection is closed.')
     }
 
     /** Whether the server thinks as the sentinels do: one that has just been demoted does not. */

@@ -106,12 +106,12 @@ export class Sentinels {
       try {
         const master = await this.locate()
         for (const listener of this.#listeners) listener(master)
-        if (!this.#heard) log.info('sentinels answer again')
+        if (!this.#heard) log.info('sentinels name a master again')
         this.#heard = true
       } catch (error) {
         const { message } = describeRedisError(error, this.#secrets)
         if (this.#heard && !signal.aborted) {
-          log.warn({ message }, 'no sentinel answers: a fail-over would go unnoticed')
+          log.warn({ message }, 'no sentinel names a master: a fail-over would go unnoticed')
         }
         this.#heard = false
       }
@@ -129,15 +129,12 @@ async function ask(redis: Redis, name: string): Promise<Master> {
   ])
   const [host, port]: readonly unknown[] = Array.isArray(address) ? address : []
   const master = {
-    host: String(host),
+    host: typeof host === 'string' ? host : '',
     port: Number(port),
     epoch: Number(fields.get('config-epoch')),
   }
-  if (
-    typeof host !== 'string' ||
-    !Number.isInteger(master.port) ||
-    !Number.isInteger(master.epoch)
-  ) {
+  const isPort = Number.isInteger(master.port) && master.port > 0 && master.port < 65_536
+  if (master.host === '' || !isPort || !Number.isInteger(master.epoch)) {
     throw new Error('unusable answer')
   }
   return master

@@ -3,9 +3,11 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import Fastify, { type FastifyInstance } from 'fastify'
 import store from '../../plugins/store.ts'
+import { createCertificate } from '../certificate.ts'
 import { startCluster } from '../cluster.ts'
 import { freePort, startRedis, type TestRedis } from '../redis.ts'
 import { startTcpProxy } from '../tcp-proxy.ts'
+import { startTlsProxy } from '../tls-proxy.ts'
 import { until } from '../until.ts'
 
 const READ_TIMEOUT = 500
@@ -189,6 +191,30 @@ test('the gateway fails at once while a node is down and recovers by itself', as
     20_000,
   )
   await until(() => answers(app), 10_000)
+})
+
+test('the gateway speaks TLS to every node of a cluster', async t => {
+  const cluster = await startCluster(t)
+  const certificate = createCertificate()
+  const key = 'seen:jti:1'
+  const owner = await cluster.owner(key)
+  const ports: number[] = []
+  for (const server of cluster.servers) {
+    const port = await startTlsProxy(t, server.port, certificate)
+    await server.command('CONFIG', 'SET', 'cluster-announce-port', port)
+    ports.push(port)
+  }
+  await until(async () => {
+    const slots = JSON.stringify(await owner.command('CLUSTER', 'SLOTS'))
+    return ports.every(port => slots.includes(`${port}`))
+  })
+  const app = Fastify()
+  t.after(() => app.close())
+  const url = `rediss+cluster://localhost:${ports[0]}`
+  app.register(store, { url, ca: certificate.cert, dialTimeout: 3_000, readTimeout: READ_TIMEOUT })
+  await app.ready()
+  assert.equal(await app.store.claim(key, 'r', 60_000), true)
+  assert.equal(await owner.command('GET', key), 'r')
 })
 
 test('the gateway does not start without a cluster, and says why', async t => {

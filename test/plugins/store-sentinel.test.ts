@@ -1,16 +1,13 @@
 // The store on a master that sentinels elect: the right one, and no other for longer than a moment.
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { connect } from 'node:net'
-import { pipeline } from 'node:stream'
 import { type TestContext, test } from 'node:test'
-import { createServer as createTlsServer } from 'node:tls'
 import Fastify, { type FastifyInstance } from 'fastify'
 import store from '../../plugins/store.ts'
 import { createCertificate } from '../certificate.ts'
 import { type FakeSentinel, startFakeSentinel } from '../fake-sentinel.ts'
 import { freePort, startRedis, type TestRedis } from '../redis.ts'
 import { startSentinel } from '../sentinel.ts'
+import { startTlsProxy } from '../tls-proxy.ts'
 import { until } from '../until.ts'
 
 interface Options {
@@ -113,7 +110,7 @@ test('the gateway keeps its connections while no sentinel answers, and says so o
   await until(() => warnings() > 0, 10_000)
   assert.ok(await leadsTo(app, redis))
   sentinel.says({ port: redis.port, epoch: 0 })
-  await until(() => lines.some(line => line.includes('sentinels answer again')), 10_000)
+  await until(() => lines.some(line => line.includes('sentinels name a master again')), 10_000)
   assert.equal(warnings(), 1)
 })
 
@@ -149,24 +146,28 @@ test('the gateway does not start without a sentinel that knows the master, and s
   )
 })
 
+test('the gateway waits for a sentinel whose answer is an address', async t => {
+  const redis = await startRedis(t)
+  const sentinel = await startFakeSentinel(t)
+  sentinel.says({ port: 99_999, epoch: 1 })
+  await assert.rejects(
+    async () => gateway(t, urlOf(sentinel), { dialTimeout: 300 }).ready(),
+    /unusable answer/,
+  )
+  const ready = gateway(t, urlOf(sentinel)).ready()
+  const asked = sentinel.asked()
+  await until(() => sentinel.asked() > asked)
+  sentinel.says({ port: redis.port, epoch: 1 })
+  await ready
+})
+
 test('the gateway speaks TLS to the sentinels and to the master', async t => {
   const redis = await startRedis(t)
   const sentinel = await startFakeSentinel(t)
-  const { key, cert } = createCertificate()
-  const behindTls = async (port: number) => {
-    const server = createTlsServer({ key, cert }, client => {
-      pipeline(client, connect(port, '127.0.0.1'), client, () => undefined)
-    }).listen(0, '127.0.0.1')
-    server.on('tlsClientError', () => undefined)
-    t.after(() => server.close())
-    await once(server, 'listening')
-    const address = server.address()
-    assert.ok(address !== null && typeof address === 'object')
-    return address.port
-  }
-  sentinel.says({ port: await behindTls(redis.port), epoch: 1 })
-  const url = `rediss+sentinel://127.0.0.1:${await behindTls(sentinel.port)}/caracal`
-  const trusting = gateway(t, url, { ca: cert })
+  const certificate = createCertificate()
+  sentinel.says({ port: await startTlsProxy(t, redis.port, certificate), epoch: 1 })
+  const url = `rediss+sentinel://127.0.0.1:${await startTlsProxy(t, sentinel.port, certificate)}/caracal`
+  const trusting = gateway(t, url, { ca: certificate.cert })
   await trusting.ready()
   assert.ok(await leadsTo(trusting, redis))
   const asked = sentinel.asked()
