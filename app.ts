@@ -10,6 +10,7 @@ import { listener } from './listener.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit.ts'
 import bindings from './plugins/bindings.ts'
+import bindingsFile from './plugins/bindings-file.ts'
 import connections from './plugins/connections.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
@@ -73,7 +74,10 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
 
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
-  await app.register(bindings, { file: config.bindingsFile })
+  await app.register(bindings)
+  if (config.bindingsFile !== undefined) {
+    await app.register(bindingsFile, { file: config.bindingsFile })
+  }
   await app.register(store, storeOptions(config))
   await app.register(replay)
   await app.register(revocations, {

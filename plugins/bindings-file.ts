@@ -11,14 +11,12 @@ import { dirname } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { readBindingsFile } from '../lib/bindings-file.ts'
-import type { Bindings, BindingSet } from '../lib/bindings.ts'
+import type { BindingSet } from '../lib/bindings.ts'
 
-export type { Binding, Bindings, Operation } from '../lib/bindings.ts'
-
-/** Options of the bindings plugin. */
-export interface BindingsOptions {
-  /** Path of the YAML or JSON file; absent: no bindings, the STS alone decides. */
-  readonly file?: string | undefined
+/** Options of the plugin. */
+export interface BindingsFileOptions {
+  /** Path of the YAML or JSON file. */
+  readonly file: string
   /**
    * Called whenever the file came to say something else: `true` when the new set serves, `false`
    * when it is not valid and the old one goes on serving.
@@ -26,12 +24,6 @@ export interface BindingsOptions {
   readonly onReload?: ((ok: boolean) => void) | undefined
   /** Milliseconds between two looks at the file beside the watcher's; default 2000. */
   readonly pollInterval?: number | undefined
-}
-
-declare module 'fastify' {
-  interface FastifyInstance {
-    readonly bindings: Bindings
-  }
 }
 
 /** A bindings file that cannot serve, with everything that is wrong with it. */
@@ -170,25 +162,12 @@ function watchFile(
   }
 }
 
-const NOTHING: Bindings = {
-  configured: false,
-  hasZone: () => false,
-  find: () => undefined,
-  healthy: () => true,
-  stale: false,
-  size: 0,
-}
-
-async function bindings(app: FastifyInstance, options: BindingsOptions): Promise<void> {
+async function bindingsFile(app: FastifyInstance, options: BindingsFileOptions): Promise<void> {
   const { file, onReload, pollInterval = 2000 } = options
   if (!Number.isFinite(pollInterval) || pollInterval <= 0) {
     throw new TypeError('pollInterval must be a positive number of milliseconds')
   }
-  if (file === undefined) {
-    app.decorate('bindings', NOTHING)
-    return
-  }
-  if (file === '') throw new TypeError('file must be a path, or absent')
+  if (file === '') throw new TypeError('file must be a path')
 
   const judged = await fingerprint(file)
   const first = await contentOf(file, undefined)
@@ -197,8 +176,7 @@ async function bindings(app: FastifyInstance, options: BindingsOptions): Promise
   let good = first.digest
   let latest = first.digest
 
-  app.decorate('bindings', {
-    configured: true,
+  app.bindings.use({
     hasZone: zone => set.hasZone(zone),
     find: (zone, resource) => set.find(zone, resource),
     // There is a set from the start on, and none is ever taken away.
@@ -209,7 +187,7 @@ async function bindings(app: FastifyInstance, options: BindingsOptions): Promise
     get size() {
       return set.size
     },
-  } satisfies Bindings)
+  })
 
   /** Resolves to whether the file could be read, valid or not. */
   const judge = async (): Promise<boolean> => {
@@ -234,4 +212,8 @@ async function bindings(app: FastifyInstance, options: BindingsOptions): Promise
   app.addHook('onClose', () => watching.close())
 }
 
-export default fp(bindings, { name: 'bindings', fastify: '5.x' })
+export default fp(bindingsFile, {
+  name: 'bindings-file',
+  fastify: '5.x',
+  dependencies: ['bindings'],
+})

@@ -11,7 +11,8 @@ import type { TestContext } from 'node:test'
 import { setTimeout as wait } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import Fastify from 'fastify'
-import bindingsPlugin, { BindingsFileError } from '../../plugins/bindings.ts'
+import bindings from '../../plugins/bindings.ts'
+import bindingsFile, { BindingsFileError } from '../../plugins/bindings-file.ts'
 
 function text(...resources: string[]): string {
   const lines = resources.map(name => `      ${name}: {}`)
@@ -30,7 +31,7 @@ interface LogLine {
   problems?: string[]
 }
 
-async function gateway(t: TestContext, file?: string, pollInterval?: number) {
+async function gateway(t: TestContext, file: string, pollInterval?: number) {
   const lines: LogLine[] = []
   const reloads: boolean[] = []
   const stream = new Writable({
@@ -41,7 +42,8 @@ async function gateway(t: TestContext, file?: string, pollInterval?: number) {
   })
   const app = Fastify({ logger: { level: 'info', stream } })
   t.after(() => app.close())
-  await app.register(bindingsPlugin, { file, pollInterval, onReload: ok => reloads.push(ok) })
+  await app.register(bindings)
+  await app.register(bindingsFile, { file, pollInterval, onReload: ok => reloads.push(ok) })
   await app.ready()
   const errors = () => lines.filter(line => line.level === 50)
   return { app, lines, reloads, errors }
@@ -50,7 +52,8 @@ async function gateway(t: TestContext, file?: string, pollInterval?: number) {
 async function start(file: string, pollInterval?: number): Promise<void> {
   const app = Fastify()
   try {
-    await app.register(bindingsPlugin, { file, pollInterval })
+    await app.register(bindings)
+    await app.register(bindingsFile, { file, pollInterval })
   } finally {
     await app.close()
   }
@@ -77,17 +80,7 @@ const BY_POLL = 20
 // What must not happen has no event to wait for: many polls, and more than the time to settle.
 const QUIET = 400
 
-describe('the bindings plugin', () => {
-  it('leaves the decision to the STS when no file is configured', async t => {
-    const { app } = await gateway(t)
-    assert.equal(app.bindings.configured, false)
-    assert.equal(app.bindings.find('z', 'r'), undefined)
-    assert.equal(app.bindings.hasZone('z'), false)
-    assert.equal(app.bindings.healthy(), true)
-    assert.equal(app.bindings.stale, false)
-    assert.equal(app.bindings.size, 0)
-  })
-
+describe('the source of bindings that is a file', () => {
   it('holds the bindings of the file', async t => {
     const file = join(await directory(t), 'bindings.yaml')
     await writeFile(file, text('a', 'b'))
@@ -272,15 +265,18 @@ describe('the bindings plugin', () => {
     await writeFile(file, text('a'))
     const modules = {
       fastify: import.meta.resolve('fastify'),
-      plugin: import.meta.resolve('../../plugins/bindings.ts'),
+      bindings: import.meta.resolve('../../plugins/bindings.ts'),
+      bindingsFile: import.meta.resolve('../../plugins/bindings-file.ts'),
     }
     const source = `
       const { file, modules } = require('node:worker_threads').workerData
       const run = async () => {
         const { default: Fastify } = await import(modules.fastify)
-        const { default: plugin } = await import(modules.plugin)
-        await Fastify().register(plugin, { file }).ready()
-        const other = Fastify().register(plugin, { file })
+        const { default: bindings } = await import(modules.bindings)
+        const { default: bindingsFile } = await import(modules.bindingsFile)
+        const gateway = () => Fastify().register(bindings).register(bindingsFile, { file })
+        await gateway().ready()
+        const other = gateway()
         await other.ready()
         await other.close()
       }
