@@ -1,0 +1,163 @@
+/**
+ * Guarantees that a row of the `resources` table means what it says: what could never match, or contradicts itself, is
+ * a problem that names the row, and a row with a problem yields no binding (contract sections 10 and 14).
+ */
+import { hash } from 'node:crypto'
+import { operationsOf, resourceProblem, zoneProblem } from './binding-rules.ts'
+import { type Binding, DeclaredBinding } from './bindings.ts'
+import { MAX_PROBLEMS, quoted, Report } from './problem-report.ts'
+
+/** A live row of the table. Its columns are taken for what they should be only once they were looked at. */
+export interface ResourceRow {
+  readonly zone_id: unknown
+  readonly identifier: unknown
+  /** The `jsonb` as text. */
+  readonly operations: unknown
+  readonly operation_enforcement: unknown
+}
+
+/** A binding, and what its row said. */
+export interface TableEntry {
+  /** Equal for rows that say the same. */
+  readonly digest: string
+  readonly binding: Binding
+}
+
+/** Text of a row's operations, in characters: parsing more than this would hold up every request. */
+const MAX_OPERATIONS = 1024 * 1024
+
+/** The bindings of the table. A single one can be replaced; each is whole at any time. */
+export class BindingTable {
+  readonly #zones = new Map<string, Map<string, TableEntry>>()
+  #size = 0
+
+  /** Number of bindings. */
+  get size(): number {
+    return this.#size
+  }
+
+  hasZone(zone: string): boolean {
+    return this.#zones.has(zone)
+  }
+
+  find(zone: string, resource: string): TableEntry | undefined {
+    return this.#zones.get(zone)?.get(resource)
+  }
+
+  /** Makes a zone known, before any of its bindings. */
+  addZone(zone: string): void {
+    if (!this.#zones.has(zone)) this.#zones.set(zone, new Map())
+  }
+
+  set(entry: TableEntry): void {
+    const { zone, resource } = entry.binding
+    this.addZone(zone)
+    const resources = this.#zones.get(zone)
+    if (resources?.has(resource) === false) this.#size += 1
+    resources?.set(resource, entry)
+  }
+
+  /** Removes a binding; its zone stays known. */
+  delete(zone: string, resource: string): void {
+    if (this.#zones.get(zone)?.delete(resource) === true) this.#size -= 1
+  }
+}
+
+/** Takes rows one by one; what they say is in `table`, what is wrong with them in `problems`. */
+export class TableReading {
+  readonly table = new BindingTable()
+  /** One line each. */
+  readonly problems: string[] = []
+  readonly #known: BindingTable
+  readonly #faulty = new Set<string>()
+  #differs = false
+
+  /** @param known what was read before: a row that says the same is not read again */
+  constructor(known: BindingTable) {
+    this.#known = known
+  }
+
+  /** Whether there are more problems than anybody would read. */
+  get hopeless(): boolean {
+    return this.problems.length > MAX_PROBLEMS
+  }
+
+  /** Whether, after the last row, the table says something else than what was known. */
+  get changed(): boolean {
+    return this.#differs || this.table.size !== this.#known.size
+  }
+
+  /** Whether a row of this resource had a problem. */
+  isFaulty(zone: string, resource: string): boolean {
+    return this.#faulty.has(keyOf(zone, resource))
+  }
+
+  /** Takes a row. Never throws, whatever the row holds. */
+  add(row: ResourceRow): void {
+    const { zone_id: zone, identifier: resource } = row
+    if (typeof zone !== 'string' || typeof resource !== 'string') {
+      this.problems.push('a row without zone or resource: zone_id and identifier must be text')
+      return
+    }
+    const report = new Report()
+    const entry = this.#entryOf(zone, resource, row, report)
+    if (this.table.find(zone, resource) !== undefined) {
+      report.add(['identifier'], 'must be that of one row only, the others archived')
+    }
+    if (entry !== undefined && report.problems.length === 0) {
+      this.table.set(entry)
+      return
+    }
+    this.#faulty.add(keyOf(zone, resource))
+    const name = `zone ${quoted(zone)}, resource ${quoted(resource)}`
+    for (const line of report.lines()) this.problems.push(`${name}: ${line}`)
+  }
+
+  #entryOf(
+    zone: string,
+    resource: string,
+    { operations, operation_enforcement: enforcement }: ResourceRow,
+    report: Report,
+  ): TableEntry | undefined {
+    const digest = hash('sha256', JSON.stringify([enforcement, operations]), 'base64')
+    const known = this.#known.find(zone, resource)
+    // What was read once is not parsed again: most rows of most readings say what they said before.
+    if (known?.digest === digest) return known
+    this.#differs = true
+    const zoneRule = zoneProblem(zone)
+    if (zoneRule !== undefined) report.add(['zone_id'], zoneRule)
+    const resourceRule = resourceProblem(resource)
+    if (resourceRule !== undefined) report.add(['identifier'], resourceRule)
+    const declared = operationsOf(parsed(operations, report), ['operations'], report, 'table')
+    if (enforcement !== 'enforced' && enforcement !== 'transport_uniform') {
+      report.add(['operation_enforcement'], 'must be enforced or transport_uniform')
+      return undefined
+    }
+    const binding = new DeclaredBinding({
+      zone,
+      resource,
+      enforcement,
+      operations: declared,
+      exactPaths: true,
+      preserveEncodedSlash: false,
+    })
+    return { digest, binding }
+  }
+}
+
+function keyOf(zone: string, resource: string): string {
+  return JSON.stringify([zone, resource])
+}
+
+function parsed(operations: unknown, report: Report): unknown {
+  if (typeof operations !== 'string') return undefined
+  if (operations.length > MAX_OPERATIONS) {
+    report.add(['operations'], `must not be longer than ${MAX_OPERATIONS} characters`)
+    return []
+  }
+  try {
+    return JSON.parse(operations)
+  } catch {
+    return undefined
+  }
+}
