@@ -12,6 +12,7 @@ import audit from './plugins/audit.ts'
 import bindings from './plugins/bindings.ts'
 import bindingsFile from './plugins/bindings-file.ts'
 import connections from './plugins/connections.ts'
+import database from './plugins/database.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
 import gauges from './plugins/gauges.ts'
@@ -74,6 +75,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
 
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
+  await app.register(database, databaseOptions(config))
   await app.register(bindings)
   if (config.bindingsFile !== undefined) {
     await app.register(bindingsFile, { file: config.bindingsFile })
@@ -154,5 +156,21 @@ function storeOptions(config: Config) {
     ca: pem(config.redisCaFile),
     dialTimeout: config.redisDialTimeout,
     readTimeout: config.redisReadTimeout,
+  }
+}
+
+/** Milliseconds. A snapshot of the revocations has 40 s to be read in: it is fresh for 70 s, and read every 30 s. */
+const STATEMENT_TIMEOUT = 10_000
+
+function databaseOptions(config: Config) {
+  return {
+    url: config.databaseUrl?.reveal(),
+    ca: pem(config.databaseCaFile),
+    maxConnections: config.dbMaxConns,
+    minConnections: config.dbMinConns,
+    connectTimeout: config.dbConnectTimeout,
+    maxLifetime: config.dbMaxConnLifetime,
+    maxIdle: config.dbMaxConnIdle,
+    statementTimeout: STATEMENT_TIMEOUT,
   }
 }

@@ -37,6 +37,11 @@ const TASKS = {
     tool('biome', 'format', '--write')
   },
   docs: () => node('scripts/docs.ts'),
+  'bench:revocation': () => {
+    ensureRedis()
+    buildIfStale()
+    node('--expose-gc', 'bench/revocation.ts', ...process.argv.slice(3))
+  },
   cover: () => {
     ensureRedis()
     build()
