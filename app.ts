@@ -11,6 +11,7 @@ import answers from './plugins/answers.ts'
 import audit from './plugins/audit.ts'
 import bindings from './plugins/bindings.ts'
 import bindingsFile from './plugins/bindings-file.ts'
+import bindingsTable from './plugins/bindings-table.ts'
 import connections from './plugins/connections.ts'
 import database from './plugins/database.ts'
 import egress from './plugins/egress.ts'
@@ -79,6 +80,8 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   await app.register(bindings)
   if (config.bindingsFile !== undefined) {
     await app.register(bindingsFile, { file: config.bindingsFile })
+  } else if (config.databaseUrl !== undefined) {
+    await app.register(bindingsTable)
   }
   await app.register(store, storeOptions(config))
   await app.register(replay)

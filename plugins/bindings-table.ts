@@ -77,16 +77,6 @@ async function bindingsTable(app: FastifyInstance, options: BindingsTableOptions
   let learned: ((table: BindingTable) => void)[] | undefined
   let closed = false
 
-  async function take(rows: readonly ResourceRow[], reading: TableReading): Promise<void> {
-    let startedAt = performance.now()
-    for (const row of rows) {
-      reading.add(row)
-      if (performance.now() - startedAt < SLICE) continue
-      await setImmediate()
-      startedAt = performance.now()
-    }
-  }
-
   async function readTable(): Promise<TableReading> {
     const reading = new TableReading(table)
     await database.pages<ResourceRow>(ROWS, [], async rows => {
@@ -210,6 +200,17 @@ async function bindingsTable(app: FastifyInstance, options: BindingsTableOptions
     closed = true
     clearInterval(timer)
   })
+}
+
+/** Has rows read, in slices. */
+async function take(rows: readonly ResourceRow[], reading: TableReading): Promise<void> {
+  let startedAt = performance.now()
+  for (const row of rows) {
+    reading.add(row)
+    if (performance.now() - startedAt < SLICE) continue
+    await setImmediate()
+    startedAt = performance.now()
+  }
 }
 
 export default fp(bindingsTable, {
