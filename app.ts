@@ -31,6 +31,7 @@ import { operator } from './routes/operator.ts'
 
 export { type Config, ConfigError, loadConfig } from './config.ts'
 export { type Check, type CustomDenial, DENIALS, Denial } from './denial.ts'
+export type { Binding, BindingSource, Enforcement, Operation } from './plugins/bindings.ts'
 
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
