@@ -68,8 +68,6 @@ export interface BindingDefinition {
   readonly resource: string
   readonly enforcement: Enforcement
   readonly operations: readonly Operation[]
-  /** Whether paths have no parameters, and a colon is a colon everywhere. Default: false. */
-  readonly exactPaths?: boolean
   readonly preserveEncodedSlash: boolean
   /** Milliseconds. */
   readonly streamIdleTimeout?: number
@@ -175,15 +173,13 @@ export function operationMatcher(
   }
 }
 
-/** A binding that means what its definition says. */
-export class DeclaredBinding implements Binding {
+class DeclaredBinding implements Binding {
   readonly zone: string
   readonly resource: string
   readonly enforcement: Enforcement
   readonly preserveEncodedSlash: boolean
   declare readonly streamIdleTimeout?: number
   readonly #operations: readonly Operation[]
-  readonly #exactPaths: boolean
   #matcher: OperationMatcher | undefined
 
   constructor(definition: BindingDefinition) {
@@ -195,13 +191,12 @@ export class DeclaredBinding implements Binding {
       this.streamIdleTimeout = definition.streamIdleTimeout
     }
     this.#operations = definition.operations
-    this.#exactPaths = definition.exactPaths === true
   }
 
   operation(method: string, decodedPath: string): Operation | undefined {
     // Built at first use: a router costs more than everything else about a binding, and most
     // bindings of a large set see no traffic between two changes of it.
-    this.#matcher ??= operationMatcher(this.#operations, this.#exactPaths)
+    this.#matcher ??= operationMatcher(this.#operations)
     return this.#matcher(method, decodedPath)
   }
 }

@@ -131,9 +131,9 @@ async function bindingsTable(app: FastifyInstance, options: BindingsTableOptions
     await take(await database.rows<ResourceRow>(ROWS_OF, columns), reading)
     for (const [zone, resource] of pairs) {
       if (reading.isFaulty(zone, resource)) continue
-      const entry = reading.table.find(zone, resource)
-      if (entry?.digest === table.find(zone, resource)?.digest) continue
-      learn(known => (entry === undefined ? known.delete(zone, resource) : known.set(entry)))
+      const binding = reading.table.find(zone, resource)
+      if (binding === table.find(zone, resource)) continue
+      learn(known => (binding === undefined ? known.delete(zone, resource) : known.set(binding)))
       log.info({ zone, resource, bindings: table.size }, 'binding reread')
     }
     if (reading.problems.length > 0 && trouble === undefined) {
@@ -173,7 +173,7 @@ async function bindingsTable(app: FastifyInstance, options: BindingsTableOptions
 
   app.bindings.use({
     hasZone: zone => table.hasZone(zone),
-    find: (zone, resource) => table.find(zone, resource)?.binding,
+    find: (zone, resource) => table.find(zone, resource),
     reread(zone, resource) {
       // Whoever asks for zones need not be known to anybody: one reading serves them all.
       if (resource === undefined) return missedZones.ask('zones', zone)

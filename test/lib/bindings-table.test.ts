@@ -24,7 +24,7 @@ function reading(rows: readonly ResourceRow[], known = new BindingTable()): Tabl
 function bindingOf(...operations: readonly unknown[]) {
   const { table, problems } = reading([row({}, operations)])
   assert.deepEqual(problems, [])
-  return table.find('z', 'r')?.binding
+  return table.find('z', 'r')
 }
 
 const problemsOf = (members: Partial<ResourceRow>, operations?: unknown) =>
@@ -37,7 +37,6 @@ describe('a row of the table', () => {
     assert.equal(binding?.resource, 'r')
     assert.equal(binding?.enforcement, 'enforced')
     assert.equal(binding?.preserveEncodedSlash, false)
-    assert.equal(binding?.streamIdleTimeout, undefined)
     assert.equal(binding?.operation('GET', '/v1/invoices')?.scope, 'billing:read')
     assert.equal(binding?.operation('HEAD', '/v1/invoices'), undefined)
   })
@@ -256,7 +255,7 @@ describe('a reading of the table', () => {
     assert.equal(reading([...rows, row({ identifier: 't' })], before.table).changed, true)
     const other = reading([row(), row({ identifier: 's' })], before.table)
     assert.equal(other.changed, true)
-    assert.equal(other.table.find('z', 's')?.binding.operation('GET', '/'), undefined)
+    assert.equal(other.table.find('z', 's')?.operation('GET', '/'), undefined)
     const uniform = row({ operation_enforcement: 'transport_uniform' })
     assert.equal(reading([uniform, ...rows.slice(1)], before.table).changed, true)
   })
