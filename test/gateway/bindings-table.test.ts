@@ -312,7 +312,10 @@ describe('the gateway', () => {
     test('without a database, and says so', async t => {
       const url = new URL(postgres.url)
       url.port = String(await freePort())
-      await assert.rejects(start(t, url.href), /the database cannot be read: .*ECONNREFUSED/)
+      await assert.rejects(
+        start(t, url.href),
+        /cannot start: the database .*cannot be read: .*ECONNREFUSED/,
+      )
     })
   })
 })

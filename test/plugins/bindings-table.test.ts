@@ -288,15 +288,13 @@ describe('the source of bindings that is a table', () => {
       held.resolve()
       // The fake's own copying is over once the first turn has passed.
       await turn()
-      const startedAt = performance.now()
       let turns = 0
       while (source.size < rows.length) {
         await turn()
         turns += 1
       }
-      // The mean: another process, or a garbage collection, may take any one turn for long.
-      const mean = (performance.now() - startedAt) / turns
-      assert.ok(turns > 20 && mean < 10, `${turns} turns of ${mean} ms`)
+      // How long a turn takes is for a machine to say that does nothing else.
+      assert.ok(turns > 20, `${turns} turns`)
     })
 
     it('no more once it is closed', async t => {
