@@ -1,4 +1,4 @@
-// Denies a zone that no binding names, before its keys would be fetched: a stranger's zone costs nothing.
+// Denies a zone that no binding names, before its keys would be fetched: a stranger's zone costs no request to the STS.
 import { Denial } from '../denial.ts'
 import type { Bindings } from '../lib/bindings.ts'
 import type { Check } from '../plugins/passage.ts'

@@ -29,7 +29,7 @@ export class TableBinding implements Binding {
   readonly resource: string
   readonly enforcement: 'enforced' | 'transport_uniform'
   readonly preserveEncodedSlash = false
-  // Most bindings of a large table see no traffic between two changes: the text takes a third of the memory that its
+  // Most bindings of a large table see no traffic between two changes, and the text takes half the memory that its
   // operations would.
   readonly #operations: string
   #matcher: OperationMatcher | undefined

@@ -88,7 +88,7 @@ async function bindingsTable(app: FastifyInstance, options: BindingsTableOptions
     return reading
   }
 
-  /** Makes a change of the copy, in the set that is being built too: it may come from older rows. */
+  /** Makes a change of the copy, and of the set that is being built from rows that may be older. */
   function learn(change: (table: BindingTable) => void): void {
     change(table)
     learned?.push(change)
