@@ -251,7 +251,7 @@ const upstream = {
   }),
   BINDINGS_FILE: optional('file', {
     description:
-      'YAML or JSON file of resources and their operations, read again when it changes. Unset: the STS alone decides.',
+      'YAML or JSON file of resources and their operations, read again when it changes. Unset: the `resources` table of `DATABASE_URL` says the same, and without that the STS alone decides.',
   }),
 }
 

@@ -67,8 +67,8 @@ export function requestChecks(app: FastifyInstance, options: CheckOptions): Chec
     denyMissingTokenId(),
     denyRevoked(app.revocations),
     denyUnboundResource(bindings),
-    denyUndeclaredOperation(wouldDeny),
-    denyMissingScope(wouldDeny),
+    denyUndeclaredOperation(bindings, wouldDeny),
+    denyMissingScope(bindings, wouldDeny),
     denyOpenCircuit(app.sts),
     denyTooLargeRequest(options.maxRequestBytes),
   ]
