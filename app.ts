@@ -10,7 +10,10 @@ import { listener } from './listener.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit.ts'
 import bindings from './plugins/bindings.ts'
+import bindingsFile from './plugins/bindings-file.ts'
+import bindingsTable from './plugins/bindings-table.ts'
 import connections from './plugins/connections.ts'
+import database from './plugins/database.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
 import gauges from './plugins/gauges.ts'
@@ -29,6 +32,7 @@ import { operator } from './routes/operator.ts'
 
 export { type Config, ConfigError, loadConfig } from './config.ts'
 export { type Check, type CustomDenial, DENIALS, Denial } from './denial.ts'
+export type { Binding, BindingSource, Enforcement, Operation } from './plugins/bindings.ts'
 
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
@@ -74,7 +78,13 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
 
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
-  await app.register(bindings, { file: config.bindingsFile })
+  await app.register(database, databaseOptions(config))
+  await app.register(bindings)
+  if (config.bindingsFile !== undefined) {
+    await app.register(bindingsFile, { file: config.bindingsFile })
+  } else if (config.databaseUrl !== undefined) {
+    await app.register(bindingsTable)
+  }
   await app.register(store, storeOptions(config))
   await app.register(replay)
   await app.register(revocations, {
@@ -152,5 +162,21 @@ function storeOptions(config: Config) {
     ca: pem(config.redisCaFile),
     dialTimeout: config.redisDialTimeout,
     readTimeout: config.redisReadTimeout,
+  }
+}
+
+/** Milliseconds. A snapshot of the revocations has 40 s to be read in: it is fresh for 70 s, and read every 30 s. */
+const STATEMENT_TIMEOUT = 10_000
+
+function databaseOptions(config: Config) {
+  return {
+    url: config.databaseUrl?.reveal(),
+    ca: pem(config.databaseCaFile),
+    maxConnections: config.dbMaxConns,
+    minConnections: config.dbMinConns,
+    connectTimeout: config.dbConnectTimeout,
+    maxLifetime: config.dbMaxConnLifetime,
+    maxIdle: config.dbMaxConnIdle,
+    statementTimeout: STATEMENT_TIMEOUT,
   }
 }

@@ -6,7 +6,9 @@ import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import envSchema, { type EnvSchemaOpt } from 'env-schema'
+import { parseDatabaseUrl } from './lib/database-url.ts'
 import { formatDuration, parseDuration } from './lib/duration.ts'
+import { parseRedisUrl, REDIS_URL_FORMS } from './lib/redis-url.ts'
 import { Secret } from './lib/secret.ts'
 
 /** What a text breaks: the rest of a sentence that begins with the variable's name. */
@@ -44,11 +46,13 @@ const KINDS = {
   boolean: kind('boolean', readBoolean),
   port: kind('integer', text => readInteger(text, 0, 65_535)),
   count: kind('integer', text => readInteger(text, 1, Number.MAX_SAFE_INTEGER)),
+  amount: kind('integer', text => readInteger(text, 0, Number.MAX_SAFE_INTEGER)),
   pause: kind('duration', text => readDuration(text, 0)),
   timeout: kind('duration', text => readDuration(text, 1)),
   durability: kind('`relaxed`', readDurability),
   stsUrl: kind('URL', readStsUrl),
   redisUrl: secret('URL', readRedisUrl),
+  databaseUrl: secret('URL', readDatabaseUrl),
   hmacKey: secret('hex, 32 bytes at least', readHmacKey),
   bearer: secret('text', readBearer),
 }
@@ -247,7 +251,7 @@ const upstream = {
   }),
   BINDINGS_FILE: optional('file', {
     description:
-      'YAML or JSON file of resources and their operations, read again when it changes. Unset: the STS alone decides.',
+      'YAML or JSON file of resources and their operations, read again when it changes. Unset: the `resources` table of `DATABASE_URL` says the same, and without that the STS alone decides.',
   }),
 }
 
@@ -255,7 +259,7 @@ const redis = {
   REDIS_URL: optional('redisUrl', {
     requiredIn: PUBLISHED,
     description:
-      '`redis://` or `rediss://` URL of one Redis server; Sentinel and Cluster are not supported by this version. Unset in `dev`: a store inside the process, which forgets and shares nothing.',
+      '`redis://[user:password@]host[:6379][/database]` for one Redis server, `redis+sentinel://[user:password@]host[:26379],host/name[/database]` for the master that sentinels know by that name, `redis+cluster://[user:password@]host[:6379],host` for a cluster; `rediss` instead of `redis` for TLS, to the sentinels too. Sentinels that ask for a password of their own get it from `?sentinelPassword=` (and `?sentinelUsername=`). Credentials are percent-encoded. Unset in `dev`: a store inside the process, which forgets and shares nothing.',
   }),
   REDIS_CA_FILE: optional('file', {
     description: 'PEM certificates of a private CA that is trusted for Redis too.',
@@ -280,6 +284,34 @@ const redis = {
     default: 'false',
     description:
       'Lets a request through when Redis cannot say whether its mandate was used. Refused in `rc` and `stable`: it turns an outage into an open door.',
+  }),
+}
+
+const database = {
+  DATABASE_URL: optional('databaseUrl', {
+    description:
+      "`postgres://` URL of Caracal's database, read as libpq reads it; its role needs no more than `SELECT`. `sslmode` is `disable`, `allow`, `prefer` (default: encrypted if the server will), `require` (encrypted, the server not verified), `verify-ca` or `verify-full` (without `sslrootcert`: by the authorities that Node.js trusts). Other parameters: `sslrootcert` (path of PEM certificates, or `system`), `host`, `port`, `user`, `password`, `dbname`, `application_name`, `options`, `connect_timeout` (seconds). Unset: the gateway uses no database.",
+  }),
+  DB_MAX_CONNS: variable('count', {
+    default: '20',
+    description: 'Connections that there may be to the database.',
+  }),
+  DB_MIN_CONNS: variable('amount', {
+    default: '0',
+    description: 'Connections that, once opened, stay open although nobody uses them.',
+  }),
+  DB_CONNECT_TIMEOUT: variable('timeout', {
+    default: '10s',
+    description:
+      'Longest time for connecting to the database, and for waiting while all connections are in use. A shorter `connect_timeout` of `DATABASE_URL` counts.',
+  }),
+  DB_MAX_CONN_LIFETIME: variable('timeout', {
+    default: '1h',
+    description: 'Age at which a connection to the database is replaced.',
+  }),
+  DB_MAX_CONN_IDLE: variable('timeout', {
+    default: '30m',
+    description: 'How long a connection to the database stays open although nobody uses it.',
   }),
 }
 
@@ -325,12 +357,9 @@ const withoutEffect = {
   REDIS_POOL_SIZE: optional('text', { description: 'There is no pool: commands are pipelined.' }),
   REDIS_MIN_IDLE_CONNS: optional('text', { description: 'As `REDIS_POOL_SIZE`.' }),
   REDIS_POOL_TIMEOUT: optional('text', { description: 'As `REDIS_POOL_SIZE`.' }),
-  DB_MAX_CONNS: optional('text', { description: 'This version uses no database.' }),
-  DB_MIN_CONNS: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
-  DB_CONNECT_TIMEOUT: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
-  DB_MAX_CONN_LIFETIME: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
-  DB_MAX_CONN_IDLE: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
-  DB_HEALTH_CHECK_PERIOD: optional('text', { description: 'As `DB_MAX_CONNS`.' }),
+  DB_HEALTH_CHECK_PERIOD: optional('text', {
+    description: 'A connection is judged when it is used, and dropped when it breaks.',
+  }),
   AUDIT_REPLAY_DIR: optional('text', { description: 'This version keeps no evidence on disk.' }),
   OTEL_SERVICE_NAME: optional('text', { description: 'This version sends no traces.' }),
   OTEL_RESOURCE_ATTRIBUTES: optional('text', { description: 'As `OTEL_SERVICE_NAME`.' }),
@@ -343,6 +372,7 @@ const variables = {
   ...sts,
   ...upstream,
   ...redis,
+  ...database,
   ...audit,
   ...operators,
   ...withoutEffect,
@@ -379,6 +409,7 @@ export const SECTIONS: readonly {
   { title: 'STS and mandates', variables: sts },
   { title: 'Upstreams and bindings', variables: upstream },
   { title: 'Redis, replay and revocation', variables: redis },
+  { title: 'Database', variables: database },
   { title: 'Audit evidence', variables: audit },
   { title: 'Operator endpoints', variables: operators },
   { title: 'Taken without effect', variables: withoutEffect },
@@ -394,8 +425,6 @@ export const SECRETS: readonly string[] = Object.entries<Entry>(schema.propertie
  * that asks for nothing. Each row goes when its feature comes.
  */
 export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
-  DATABASE_URL: undefined,
-  DATABASE_URL_FILE: undefined,
   GATEWAY_PLUGINS: undefined,
   WORKERS: '1',
   STS_CERT_FILE: undefined,
@@ -461,7 +490,7 @@ export interface Config {
   readonly upstreamCaFile?: string | undefined
   /** `BINDINGS_FILE`: path. */
   readonly bindingsFile?: string | undefined
-  /** `REDIS_URL`: `redis:` or `rediss:`. */
+  /** `REDIS_URL`. */
   readonly redisUrl?: Secret | undefined
   /** `REDIS_CA_FILE`: path of PEM certificates. */
   readonly redisCaFile?: string | undefined
@@ -469,6 +498,20 @@ export interface Config {
   readonly redisDialTimeout: number
   /** `REDIS_READ_TIMEOUT`, milliseconds. */
   readonly redisReadTimeout: number
+  /** `DATABASE_URL`: {@link parseDatabaseUrl} can read it. */
+  readonly databaseUrl?: Secret | undefined
+  /** `sslrootcert` of `DATABASE_URL`: path of PEM certificates. */
+  readonly databaseCaFile?: string | undefined
+  /** `DB_MAX_CONNS`. */
+  readonly dbMaxConns: number
+  /** `DB_MIN_CONNS`: not above `dbMaxConns`. */
+  readonly dbMinConns: number
+  /** `DB_CONNECT_TIMEOUT`, milliseconds. */
+  readonly dbConnectTimeout: number
+  /** `DB_MAX_CONN_LIFETIME`, milliseconds. */
+  readonly dbMaxConnLifetime: number
+  /** `DB_MAX_CONN_IDLE`, milliseconds. */
+  readonly dbMaxConnIdle: number
   /** `STREAMS_HMAC_KEY`, hex. */
   readonly streamsHmacKey?: Secret | undefined
   /** `STREAMS_HMAC_KEY_PREVIOUS`, hex; only together with `streamsHmacKey`. */
@@ -545,6 +588,13 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     redisCaFile: env.REDIS_CA_FILE,
     redisDialTimeout: env.REDIS_DIAL_TIMEOUT,
     redisReadTimeout: env.REDIS_READ_TIMEOUT,
+    databaseUrl: env.DATABASE_URL,
+    databaseCaFile: databaseCaFile(env),
+    dbMaxConns: env.DB_MAX_CONNS,
+    dbMinConns: env.DB_MIN_CONNS,
+    dbConnectTimeout: env.DB_CONNECT_TIMEOUT,
+    dbMaxConnLifetime: env.DB_MAX_CONN_LIFETIME,
+    dbMaxConnIdle: env.DB_MAX_CONN_IDLE,
     streamsHmacKey: env.STREAMS_HMAC_KEY,
     streamsHmacKeyPrevious: env.STREAMS_HMAC_KEY_PREVIOUS,
     jtiFailOpen: env.JTI_FAIL_OPEN,
@@ -571,6 +621,11 @@ export function configWarnings(config: Config): string[] {
       'TRUST_PROXY believes everybody: callers can forge X-Forwarded-For; name the addresses of your proxies',
     )
   }
+  if (mode !== 'dev' && mayBeReadInTheClear(config)) {
+    warnings.push(
+      'DATABASE_URL may lead over a network without encryption: the password and what is read can be seen there; set sslmode=require, or better verify-full',
+    )
+  }
   if (mandateUses.includes('session')) {
     warnings.push(
       "MANDATE_USES accepts session: such a mandate is not consumed by its first use, and Caracal's STS exchanges only gateway",
@@ -590,6 +645,17 @@ export function configWarnings(config: Config): string[] {
     )
   }
   return warnings
+}
+
+/** Whether the way to the database leads over a network, and may go without encryption. */
+function mayBeReadInTheClear({ databaseUrl }: Config): boolean {
+  const address = databaseUrl && parseDatabaseUrl(databaseUrl.reveal())
+  if (address === undefined || 'problem' in address) return false
+  return (
+    !address.host.startsWith('/') &&
+    !isLocalHost(address.host) &&
+    ['disable', 'allow', 'prefer'].includes(address.sslMode)
+  )
 }
 
 /** The problems so far, and the variables that need no second one. */
@@ -740,6 +806,25 @@ function checkRules(env: Env, report: Report): void {
     }
   }
   readNamedFile('BINDINGS_FILE', env, report)
+  checkDatabase(env, report)
+}
+
+function checkDatabase(env: Env, report: Report): void {
+  if (env.DB_MIN_CONNS > env.DB_MAX_CONNS && !report.has('DB_MIN_CONNS', 'DB_MAX_CONNS')) {
+    report.add('DB_MIN_CONNS', 'must not be more than DB_MAX_CONNS; lower it')
+  }
+  const path = databaseCaFile(env)
+  if (path === undefined) return
+  const text = readFile(path, rule => report.add('DATABASE_URL', `has an sslrootcert that ${rule}`))
+  if (text !== undefined && readCertificates(text) === undefined) {
+    report.add('DATABASE_URL', 'has an sslrootcert that must name a file of PEM certificates')
+  }
+}
+
+/** What `sslrootcert` of the `DATABASE_URL` names. */
+function databaseCaFile({ DATABASE_URL }: Env): string | undefined {
+  const address = DATABASE_URL && parseDatabaseUrl(DATABASE_URL.reveal())
+  return address && 'sslRootCert' in address ? address.sslRootCert : undefined
 }
 
 function checkPublished(env: Env, report: Report): void {
@@ -964,12 +1049,14 @@ function isLocalHost(host: string): boolean {
 }
 
 function readRedisUrl(text: string): Secret | Unfit {
-  const url = /^rediss?:\/\/[^\s/?#]+(?:\/\d*)?(?:\?[^\s#]*)?$/i.test(text) && URL.parse(text)
-  return url && url.hostname !== ''
-    ? new Secret(text)
-    : new Unfit(
-        'must be redis://host:port/database or rediss://host:port/database, credentials percent-encoded; the sentinel and cluster forms are not supported by this version',
-      )
+  return parseRedisUrl(text) === undefined
+    ? new Unfit(`must be ${REDIS_URL_FORMS}`)
+    : new Secret(text)
+}
+
+function readDatabaseUrl(text: string): Secret | Unfit {
+  const address = parseDatabaseUrl(text)
+  return 'problem' in address ? new Unfit(address.problem) : new Secret(text)
 }
 
 function readHmacKey(text: string): Secret | Unfit {

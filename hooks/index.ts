@@ -69,8 +69,8 @@ export function requestChecks(app: FastifyInstance, options: CheckOptions): Chec
     // From the same moment on a revocation finds the request itself: no message can fall between.
     app.liveRequests.enter,
     denyUnboundResource(bindings),
-    denyUndeclaredOperation(wouldDeny),
-    denyMissingScope(wouldDeny),
+    denyUndeclaredOperation(bindings, wouldDeny),
+    denyMissingScope(bindings, wouldDeny),
     denyOpenCircuit(app.sts),
     denyTooLargeRequest(options.maxRequestBytes),
   ]

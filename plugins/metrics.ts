@@ -74,7 +74,7 @@ export interface Meters {
   request(seconds: number): void
   /** Takes the time from a revocation to the end of a request in flight, in seconds. */
   revocationCut(seconds: number): void
-  /** Registers a gauge that is read when somebody asks; `name` is without prefix. */
+  /** Registers a gauge that is read when somebody asks; `name` is without prefix, or whole and begins with `caracal_`. */
   gauge(name: string, help: string, read: () => number): void
   /** The series without labels, names without prefix and `_total` (contract section 1, `/metrics.json`). */
   flat(): Promise<Record<string, number>>
@@ -136,7 +136,7 @@ async function metrics(app: FastifyInstance): Promise<void> {
     revocationCut: seconds => cuts.observe(seconds),
     gauge(name, help, read) {
       const gauge = new client.Gauge({
-        name: PREFIX + name,
+        name: name.startsWith('caracal_') ? name : PREFIX + name,
         help,
         collect() {
           this.set(read())
@@ -151,8 +151,8 @@ async function metrics(app: FastifyInstance): Promise<void> {
         const [only] = values
         if (values.length !== 1 || only === undefined || Object.keys(only.labels).length > 0)
           continue
-        if (!name.startsWith(PREFIX) || typeof only.value !== 'number') continue
-        const short = name.slice(PREFIX.length).replace(/_total$/, '')
+        if (!name.startsWith('caracal_') || typeof only.value !== 'number') continue
+        const short = name.replace(PREFIX, '').replace(/_total$/, '')
         figures[short === 'audit_queue_capacity' ? 'audit_queue_cap' : short] = only.value
       }
       return figures

@@ -144,6 +144,13 @@ describe('loadConfig: what is required', () => {
         redisCaFile: undefined,
         redisDialTimeout: 5000,
         redisReadTimeout: 3000,
+        databaseUrl: undefined,
+        databaseCaFile: undefined,
+        dbMaxConns: 20,
+        dbMinConns: 0,
+        dbConnectTimeout: 10_000,
+        dbMaxConnLifetime: 3_600_000,
+        dbMaxConnIdle: 1_800_000,
         streamsHmacKey: undefined,
         streamsHmacKeyPrevious: undefined,
         jtiFailOpen: false,
@@ -203,7 +210,8 @@ describe('loadConfig: what is required', () => {
   })
 
   it('carries every variable that acts into the configuration', () => {
-    const withoutEffect = /^(?:INSECURE_|WRITE_|REDIS_(?:WRITE|POOL|MIN)|DB_|AUDIT_REPLAY|OTEL_)/
+    const withoutEffect =
+      /^(?:INSECURE_|WRITE_|REDIS_(?:WRITE|POOL|MIN)|DB_HEALTH|AUDIT_REPLAY|OTEL_)/
     const config = loadConfig(DEV)
     for (const name of Object.keys(schema.properties)) {
       const member = name
@@ -298,6 +306,15 @@ describe('loadConfig: each variable', () => {
           ['9007199254740991', Number.MAX_SAFE_INTEGER],
         ],
         bad: ['0', '-1', '1.5', '10MB', '9007199254740992', '1e7', 'Infinity', 'NaN', '٣'],
+      },
+      DB_MAX_CONNS: { member: 'dbMaxConns', good: [['1', 1]], bad: ['0', '-1', 'many'] },
+      DB_MIN_CONNS: {
+        member: 'dbMinConns',
+        good: [
+          ['0', 0],
+          ['20', 20],
+        ],
+        bad: ['-1', '21', '1.5', 'few'],
       },
       MAX_IN_FLIGHT: { member: 'maxInFlight', good: [['1', 1]], bad: ['0', '-1', 'many'] },
       STS_URL: {
@@ -432,6 +449,9 @@ describe('loadConfig: each variable', () => {
     ['IDLE_TIMEOUT', 'idleTimeout'],
     ['REDIS_DIAL_TIMEOUT', 'redisDialTimeout'],
     ['REDIS_READ_TIMEOUT', 'redisReadTimeout'],
+    ['DB_CONNECT_TIMEOUT', 'dbConnectTimeout'],
+    ['DB_MAX_CONN_LIFETIME', 'dbMaxConnLifetime'],
+    ['DB_MAX_CONN_IDLE', 'dbMaxConnIdle'],
     ['SHUTDOWN_TIMEOUT', 'shutdownTimeout'],
     ['MAX_EVENT_LOOP_DELAY', 'maxEventLoopDelay'],
     ['WRITE_TIMEOUT', undefined],
@@ -505,7 +525,7 @@ describe('loadConfig: each variable', () => {
     assert.deepEqual(refused({ ...DEV, ...previous, STREAMS_HMAC_KEY: 'x' }), ['STREAMS_HMAC_KEY'])
   })
 
-  it('takes REDIS_URL as a URL of one server', () => {
+  it('takes REDIS_URL as a URL of a server, of sentinels or of a cluster', () => {
     for (const url of [
       'redis://redis',
       'redis://redis:6379',
@@ -513,30 +533,43 @@ describe('loadConfig: each variable', () => {
       'redis://:p%23w@redis:6379/15',
       'redis://user:pw@[::1]:6379/',
       'redis://redis/1?family=6',
+      'redis+sentinel://h1,h2/name',
+      'redis+cluster://h1,h2',
     ]) {
       assert.equal(loadConfig({ ...DEV, REDIS_URL: url }).redisUrl?.reveal(), url)
     }
     for (const url of [
       'redis:6379',
-      'localhost:6379',
-      'redis://',
-      'redis:///0',
-      'redis://:pw@',
-      'redis://redis:6379/zero',
-      'redis://redis:6379/0/1',
-      'redis://redis:99999',
-      'redis://:p#w@redis',
-      'redis://a,b/name',
-      'redis://re dis',
-      'redis+sentinel://h1,h2/name',
-      'redis+cluster://h1,h2',
-      'unix:///run/redis.sock',
-      'http://redis',
-      ' redis://redis',
+      'redis+sentinel://h1,h2',
+      'redis+cluster://h1/1',
+      'http://h',
     ]) {
       const found = problems({ ...DEV, REDIS_URL: url })
       assert.equal(found.length, 1, url)
-      assert.match(found[0] ?? '', /^REDIS_URL must .*sentinel and cluster.*not supported/, url)
+      assert.match(found[0] ?? '', /^REDIS_URL must .*redis\+sentinel:.*redis\+cluster:/, url)
+    }
+  })
+
+  it('takes DATABASE_URL as a URL of one server', () => {
+    for (const url of [
+      'postgres://user@db',
+      'postgresql://u:p@[::1]:5432/caracal?sslmode=require',
+    ]) {
+      const { databaseUrl, databaseCaFile } = loadConfig({ ...DEV, DATABASE_URL: url })
+      assert.equal(databaseUrl?.reveal(), url)
+      assert.equal(databaseCaFile, undefined)
+    }
+    for (const [url, problem] of [
+      ['mysql://user@db', /must be postgres:\/\//],
+      ['postgres://user@db1,db2/caracal', /must name one host/],
+      ['postgres://user@db?sslmode=no-verify', /must have an sslmode of disable, /],
+      ['postgres://user@db?sslmode=verify-ca', /needs sslrootcert/],
+      ['postgres://user@db?ssl=true', /takes only the parameters .*look at parameter 1/],
+    ] as const) {
+      const found = problems({ ...DEV, DATABASE_URL: url })
+      assert.equal(found.length, 1, url)
+      assert.match(found[0] ?? '', /^DATABASE_URL /, url)
+      assert.match(found[0] ?? '', problem, url)
     }
   })
 
@@ -558,11 +591,6 @@ describe('loadConfig: each variable', () => {
         'REDIS_MIN_IDLE_CONNS',
         'REDIS_POOL_TIMEOUT',
         'DB_HEALTH_CHECK_PERIOD',
-        'DB_MAX_CONNS',
-        'DB_MIN_CONNS',
-        'DB_CONNECT_TIMEOUT',
-        'DB_MAX_CONN_LIFETIME',
-        'DB_MAX_CONN_IDLE',
         'AUDIT_REPLAY_DIR',
         'OTEL_SERVICE_NAME',
         'OTEL_RESOURCE_ATTRIBUTES',
@@ -610,6 +638,15 @@ describe('loadConfig: rules across variables', () => {
       }),
       { numRuns: 25 },
     )
+  })
+
+  it('wants no more connections to stay open than there may be', () => {
+    const env = { ...DEV, DB_MAX_CONNS: '3' }
+    assert.deepEqual(problems({ ...env, DB_MIN_CONNS: '3' }), [])
+    assert.deepEqual(problems({ ...env, DB_MIN_CONNS: '4' }), [
+      'DB_MIN_CONNS must not be more than DB_MAX_CONNS; lower it',
+    ])
+    assert.deepEqual(refused({ ...DEV, DB_MAX_CONNS: 'x', DB_MIN_CONNS: '40' }), ['DB_MAX_CONNS'])
   })
 
   it('does not judge the sum when a part of it cannot be read', () => {
@@ -683,6 +720,7 @@ describe('loadConfig: files', () => {
   const good: Record<string, string> = {
     GATEWAY_STS_HMAC_KEY: KEY,
     REDIS_URL: 'redis://:from-file@redis:6379',
+    DATABASE_URL: 'postgres://u:from-file@db',
     STREAMS_HMAC_KEY: KEY,
     STREAMS_HMAC_KEY_PREVIOUS: KEY,
     AUDIT_HMAC_KEY: KEY,
@@ -702,6 +740,7 @@ describe('loadConfig: files', () => {
       [
         config.gatewayStsHmacKey,
         config.redisUrl,
+        config.databaseUrl,
         config.streamsHmacKey,
         config.streamsHmacKeyPrevious,
         config.auditHmacKey,
@@ -781,6 +820,20 @@ describe('loadConfig: files', () => {
     })
   }
 
+  it('takes DATABASE_URL when its sslrootcert holds certificates', () => {
+    const url = (path: string) =>
+      `postgres://u@db?sslmode=verify-full&sslrootcert=${encodeURIComponent(path)}`
+    for (const path of [CERT_FILE, BUNDLE_FILE]) {
+      assert.equal(loadConfig({ ...DEV, DATABASE_URL: url(path) }).databaseCaFile, path)
+    }
+    assert.deepEqual(problems({ ...DEV, DATABASE_URL: url(MISSING) }), [
+      'DATABASE_URL has an sslrootcert that names a file that cannot be read (ENOENT); name one that the gateway may read',
+    ])
+    for (const path of [directory, EMPTY_FILE, JUNK_FILE, CUT_FILE, BROKEN_FILE, KEY_FILE]) {
+      assert.deepEqual(refused({ ...DEV, DATABASE_URL: url(path) }), ['DATABASE_URL'])
+    }
+  })
+
   it('takes BINDINGS_FILE when it can be read', () => {
     const path = file('version: 1\n')
     assert.equal(loadConfig({ ...DEV, BINDINGS_FILE: path }).bindingsFile, path)
@@ -811,12 +864,14 @@ describe('loadConfig: what it says', () => {
       BINDINGS_FILE: MISSING,
       WORKERS: '4',
       DATABASE_URL: 'postgres://db',
+      DB_MIN_CONNS: '21',
     }
     assert.deepEqual(refused(env).toSorted(), [
       'AUDIT_DURABILITY',
       'AUDIT_HMAC_KEY',
       'BINDINGS_FILE',
       'DATABASE_URL',
+      'DB_MIN_CONNS',
       'GATEWAY_STS_HMAC_KEY_FILE',
       'IDLE_TIMEOUT',
       'INSECURE_STS',
@@ -872,6 +927,9 @@ describe('loadConfig: what it says', () => {
       ` ${canary}`,
       `redis://:${canary}@h:x`,
       `redis+sentinel://:${canary}@h1,h2/name`,
+      `postgres://${canary}:${canary}@db/${canary}?${canary}=${canary}`,
+      `postgres://${canary}:${canary}@db/?sslrootcert=/${canary}`,
+      `postgres://u:${canary}?${canary}@db`,
       `https://user:${canary}@sts.example.com`,
       `http://${canary}.example.com`,
       `${canary},${canary}`,
@@ -901,6 +959,7 @@ describe('loadConfig: what it says', () => {
   it('prints no secret of a sound configuration', () => {
     const secrets = {
       REDIS_URL: 'redis://:canary-redis@redis',
+      DATABASE_URL: 'postgres://canary-user:canary-database@db',
       STREAMS_HMAC_KEY: 'c1'.repeat(32),
       STREAMS_HMAC_KEY_PREVIOUS: 'c2'.repeat(32),
       AUDIT_HMAC_KEY: 'c3'.repeat(32),
@@ -945,6 +1004,21 @@ describe('configWarnings', () => {
       assert.deepEqual(warned({ ...DEV, TRUST_PROXY: trust }), [])
     }
     assert.deepEqual(warned({ ...STABLE, TRUST_PROXY: '10.0.0.0/8' }), [])
+  })
+
+  it('warns of a published gateway whose database may be read in the clear', () => {
+    const at = (rest: string) => ({ ...STABLE, DATABASE_URL: `postgres://u@${rest}` })
+    for (const mode of ['disable', 'allow', 'prefer']) {
+      assert.deepEqual(warned(at(`db.example.com/x?sslmode=${mode}`)), ['DATABASE_URL'])
+    }
+    assert.deepEqual(warned(at('10.0.0.1')), ['DATABASE_URL'])
+    assert.deepEqual(warned({ ...at('10.0.0.1'), CARACAL_MODE: 'dev' }), [])
+    for (const rest of ['db', 'localhost', '127.0.0.1', '[::1]', '/x?host=/run/my.sockets']) {
+      assert.deepEqual(warned(at(rest)), [], rest)
+    }
+    for (const mode of ['require', 'verify-full']) {
+      assert.deepEqual(warned(at(`db.example.com?sslmode=${mode}`)), [], mode)
+    }
   })
 
   it('warns of mandates that are not meant for a gateway', () => {

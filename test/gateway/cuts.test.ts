@@ -390,7 +390,7 @@ describe('the gateway', () => {
 
           if (connection === 'usable') {
             const before = wire.text.length
-            wire.send(`${'x'.repeat(upload === '' ? 0 : 20 - upload.length)}`)
+            wire.send('x'.repeat(upload === '' ? 0 : 20 - upload.length))
             wire.send(`${head('GET /next', stack.mint())}\r\n`)
             await until(() => wire.text.slice(before).endsWith('\r\n\r\nok') || wire.closed)
             assert.match(wire.text.slice(before), /^HTTP\/1\.1 200 OK\r\n/)

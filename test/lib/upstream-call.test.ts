@@ -220,8 +220,8 @@ describe('UpstreamCall', () => {
       const { call, response } = place(t, port)
       const { body } = await response
       await until(() => body.readableLength === 40_000)
-      const taken = body.read(10_000) as Buffer
-      assert.deepEqual([taken.length, call.passedBytes], [10_000, 10_000])
+      assert.equal(String(body.read(10_000)).length, 10_000)
+      assert.equal(call.passedBytes, 10_000)
       const cut = Promise.withResolvers<void>()
       call.cut(() => cut.resolve())
       await cut.promise

@@ -1,7 +1,6 @@
 // Holds the gateway to keeping no request that is over, however it ended, and to cutting many without a stall.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import { type AddressInfo } from 'node:net'
 import { test, type TestContext } from 'node:test'
 import type { FastifyInstance } from 'fastify'
 import { REVOCATION_STREAM } from '../../plugins/revocations.ts'
@@ -32,8 +31,7 @@ async function start(t: TestContext): Promise<Started> {
     } else if (what === 'hang-up') request.socket.destroy()
   }
   const app = await createTestGateway(t, world)
-  await app.listen({ port: 0, host: '127.0.0.1' })
-  const { port } = app.server.address() as AddressInfo
+  const port = Number(new URL(await app.listen({ port: 0, host: '127.0.0.1' })).port)
   const wires: Wire[] = []
   t.after(() => wires.forEach(wire => wire.close()))
   return {

@@ -1,0 +1,53 @@
+// What benchmarks share: a report of figures, the bounds that the exit status asserts, and an end to what was started.
+import type { Cleanup } from '../test/redis.ts'
+
+/** Prints figures as they come, and remembers which bounds were broken. */
+export class Report {
+  readonly #broken: string[] = []
+
+  section(title: string): void {
+    console.log(`\n${title}`)
+  }
+
+  /** One figure. @param bound the largest value that is not a failure */
+  figure(name: string, value: number, unit: string, bound?: number): void {
+    const shown = value >= 100 ? value.toFixed(0) : value.toPrecision(3)
+    const limit = bound === undefined ? '' : `  (bound ${bound} ${unit})`
+    const broken = bound !== undefined && !(value <= bound)
+    if (broken) this.#broken.push(name)
+    console.log(
+      `  ${name.padEnd(58)} ${shown.padStart(8)} ${unit}${limit}${broken ? '  BROKEN' : ''}`,
+    )
+  }
+
+  note(text: string): void {
+    console.log(`  ${text}`)
+  }
+
+  /** Prints the verdict and sets the exit status. */
+  end(): void {
+    const count = this.#broken.length
+    console.log(
+      count === 0 ? '\nevery bound holds' : `\n${count} bounds broken: ${this.#broken.join(', ')}`,
+    )
+    if (count > 0) process.exitCode = 1
+  }
+}
+
+/** Collects what has to be ended, last first. */
+export class Ends implements Cleanup {
+  readonly #ends: (() => Promise<void>)[] = []
+
+  after(end: () => Promise<void>): void {
+    this.#ends.push(end)
+  }
+
+  async run(): Promise<void> {
+    for (const end of this.#ends.toReversed()) await end()
+  }
+}
+
+/** The value in the middle. */
+export function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
+}
