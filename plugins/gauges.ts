@@ -38,6 +38,11 @@ async function gauges(app: FastifyInstance, { lastSeen }: { lastSeen: LastSeen }
     Number(revocations.isFresh()),
   )
   meters.gauge(
+    'revocation_history_incomplete',
+    'Whether the revocation stream lost entries of its last 24 hours, or may have',
+    () => Number(revocations.historyIncomplete),
+  )
+  meters.gauge(
     'revocation_propagation_seconds',
     'Time from a revocation message to its application, for the last one',
     () => lastSeen.revocationPropagation,

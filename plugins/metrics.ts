@@ -46,8 +46,8 @@ const COUNTERS = {
   revocation_pending_replayed: 'Revocation messages taken over from a reader that left them',
   revocation_dead_letters: 'Revocation messages that name nothing to revoke',
   revocation_invalid_signatures: 'Revocation messages dropped for their signature',
-  revocation_reloads: 'Full rereads of the revocation stream',
-  revocation_reload_errors: 'Rereads of the revocation stream that failed',
+  revocation_reloads: 'Rereads of the revocations that somebody asked for',
+  revocation_reload_errors: 'Rereads of the revocations that somebody asked for and that failed',
   streams_revoked: 'Responses cut short by a revocation',
 } as const satisfies Record<string, string>
 
