@@ -37,7 +37,7 @@ async function evidence(app: FastifyInstance): Promise<void> {
   function settle(request: FastifyRequest, passage: Passage, reply: FastifyReply): void {
     if (passage.settled || passage.deciding) return
     passage.settled = true
-    const milliseconds = performance.now() - passage.arrivedAt
+    const milliseconds = duration(passage)
     app.meters.request(milliseconds / 1000)
     const { mandate, denial } = passage
     // A request can also have come to its own end before its turn to be cut.
@@ -60,6 +60,11 @@ async function evidence(app: FastifyInstance): Promise<void> {
   app.decorate('evidence', { settle })
 }
 
+/** Milliseconds from arrival to the end of the response, or until now. */
+function duration({ arrivedAt, closedAt = performance.now() }: Passage): number {
+  return closedAt - arrivedAt
+}
+
 /** What was refused is logged where it is refused. */
 function log(
   request: FastifyRequest,
@@ -67,7 +72,7 @@ function log(
   revocation: RevocationReceipt | undefined,
 ): void {
   const { resource, answer, mandate } = passage
-  const ms = Math.round(performance.now() - passage.arrivedAt)
+  const ms = Math.round(duration(passage))
   const facts = { method: request.method, resource, status: answer?.statusCode, ms }
   if (revocation === undefined) {
     request.log.debug(facts, 'request')
@@ -111,7 +116,7 @@ function requestOutcome(
     gatewayStatus:
       denial?.statusCode ?? (reply.raw.headersSent ? reply.raw.statusCode : CALLER_GONE),
     upstreamStatus: passage.answer?.statusCode,
-    latencyMs: performance.now() - passage.arrivedAt,
+    latencyMs: duration(passage),
     responseBytes: call?.passedBytes ?? 0,
     revocation,
     traceId: passage.trace?.traceId,
