@@ -5,14 +5,16 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import {
   deniedEvent,
+  interruptedEvent,
   type RequestFacts,
   type RequestOutcome,
+  type RequestRoute,
   refusalOutcome,
   replayEvent,
   resourceRequestEvent,
 } from '../lib/evidence.ts'
 import { type Mandate, subjectFingerprint } from '../lib/mandate.ts'
-import type { Passage, Settle } from './passage.ts'
+import type { Check, Passage, Settle } from './passage.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -24,6 +26,12 @@ declare module 'fastify' {
 export interface Evidence {
   /** Records what is due for a request that is over. A second call, and one while a check decides, does nothing. */
   readonly settle: Settle
+  /**
+   * Writes that a request is about to be dispatched, as `AUDIT_DURABILITY` wants it.
+   *
+   * @throws Denial `evidence_unavailable`
+   */
+  readonly intend: Check
 }
 
 /** What nginx logs for a caller that went before it had an answer. */
@@ -47,20 +55,34 @@ async function evidence(app: FastifyInstance): Promise<void> {
         'request',
       )
     }
-    if (mandate === undefined) return
-    const facts = requestFacts(request, passage, mandate)
+    if (mandate === undefined || UNRECORDED.has(denial?.check ?? '')) return
+    const facts = factsOf(request, passage, mandate)
     if (passage.exchange !== undefined) {
       const outcome = requestOutcome(passage, reply)
       if (outcome.status === 'upstream_error') app.meters.count('upstream_errors')
-      app.audit.record(resourceRequestEvent(facts, outcome))
+      app.audit.record(resourceRequestEvent(facts, outcome), passage.intent)
     } else if (denial?.check === 'replayed') {
       app.audit.record(replayEvent(facts, mandate.jti))
-    } else if (denial !== undefined && !UNRECORDED.has(denial.check)) {
+    } else if (denial !== undefined) {
       app.audit.record(deniedEvent(facts, denial.check, denial.statusCode))
     }
   }
 
-  app.decorate('evidence', { settle })
+  app.decorate('evidence', {
+    settle,
+    intend(request, passage) {
+      if (!app.audit.journaled) return undefined
+      const facts = factsOf(request, passage, request.mandate)
+      passage.intent = app.audit.intend(interruptedEvent(facts, routeOf(passage)))
+      return app.audit.safe(passage.intent)
+    },
+  } satisfies Evidence)
+}
+
+/** Made once for both events, the intent and the outcome. */
+function factsOf(request: FastifyRequest, passage: Passage, mandate: Mandate): RequestFacts {
+  passage.requestFacts ??= requestFacts(request, passage, mandate)
+  return passage.requestFacts
 }
 
 function requestFacts(request: FastifyRequest, passage: Passage, mandate: Mandate): RequestFacts {
@@ -78,7 +100,7 @@ function requestFacts(request: FastifyRequest, passage: Passage, mandate: Mandat
 }
 
 function requestOutcome(passage: Passage, reply: FastifyReply): RequestOutcome {
-  const { denial, call, facts } = passage
+  const { denial, call } = passage
   return {
     ...endOf(passage, reply),
     gatewayStatus:
@@ -87,12 +109,18 @@ function requestOutcome(passage: Passage, reply: FastifyReply): RequestOutcome {
     latencyMs: performance.now() - passage.arrivedAt,
     responseBytes: call?.receivedBytes ?? 0,
     revocationInterrupted: denial?.check === 'revoked',
-    traceId: passage.trace?.traceId,
+    ...routeOf(passage),
+  }
+}
+
+function routeOf({ trace, facts, wouldDeny }: Passage): RequestRoute {
+  return {
+    traceId: trace?.traceId,
     upstreamHost: facts?.upstreamHost,
     authMode: facts?.authMode,
     providerId: facts?.providerId,
     connectionId: facts?.connectionId,
-    wouldDeny: passage.wouldDeny,
+    wouldDeny,
   }
 }
 

@@ -36,13 +36,7 @@ const identifiers: [value: unknown, admitted: boolean][] = [
   [['zone-1'], false],
 ]
 
-const audit = (accepting: boolean) => ({
-  accepting: () => accepting,
-  record: () => undefined,
-  depth: 0,
-  capacity: 1,
-  lost: false,
-})
+const audit = (accepting: boolean) => ({ accepting: () => accepting })
 
 const revocations = (fresh: boolean) => ({
   isFresh: () => fresh,

@@ -1,0 +1,396 @@
+/**
+ * Guarantees that evidence that lies on disk reaches Redis, whoever left it: this process, one that was killed, or
+ * another gateway. What is sent was taken by an atomic rename, so that two processes never send the same, and is removed
+ * only when all of it is safe.
+ */
+import { readdir, rename, rm, stat, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { FastifyBaseLogger } from 'fastify'
+import { readEvent, type WrittenEvent } from '../../lib/audit-event.ts'
+import type { Line } from '../../lib/lines.ts'
+import { loggedReason } from '../../lib/log-error.ts'
+import {
+  HOME_PREFIX,
+  type KeptFile,
+  REMOVED_PREFIX,
+  type ReplayDirectory,
+  removeDirectory,
+} from './directory.ts'
+import { appendLine, readLines } from './files.ts'
+import { Homes, isMissing, readHome } from './homes.ts'
+import { within } from './queue.ts'
+import { BATCH, type Sink } from './sink.ts'
+
+const LOOK_INTERVAL = 5_000
+const IDLE_INTERVAL = 500
+/** Milliseconds for which a file of somebody else's has not changed before it counts as whole. */
+const SETTLE_TIME = 2_000
+
+/** What {@link Backlog} tells. */
+export interface BacklogOptions {
+  /** Events were sent from disk. */
+  readonly onDrained: (count: number) => void
+  /** Events of a journal are in a replay file. */
+  readonly onKept: (count: number, file: KeptFile) => void
+  /** A line was torn or garbled, and is set aside. */
+  readonly onCorrupt: () => void
+}
+
+/** The replay files, for gauges. */
+export interface BacklogFigures {
+  readonly files: number
+  readonly bytes: number
+  /** Of the oldest file. */
+  readonly ageSeconds: number
+}
+
+interface ReplayFile {
+  readonly bytes: number
+  readonly modifiedAt: number
+  /** Written by this process, so that it is whole. */
+  readonly own: boolean
+}
+
+/** A replay file that is being sent. */
+interface Draining {
+  readonly name: string
+  readonly path: string
+  lines: AsyncGenerator<Line[]> | undefined
+  /** Lines that were read. */
+  read: number
+  /** Events that were read and not accepted yet. */
+  rest: WrittenEvent[]
+  accepted: number
+}
+
+/** A directory of a dead process; `due` once it was read. */
+interface Claim {
+  readonly path: string
+  due: WrittenEvent[] | undefined
+}
+
+/** What lies on disk and waits for Redis. */
+export class Backlog {
+  readonly #sink: Sink
+  readonly #directory: ReplayDirectory
+  readonly #log: FastifyBaseLogger
+  readonly #options: BacklogOptions
+  readonly #homes: Homes
+  /** Oldest first. */
+  #files = new Map<string, ReplayFile>()
+  #claims: Claim[] = []
+  #draining: Draining | undefined
+  #lookAt = 0
+  #complained = false
+  #closing = false
+  #running: Promise<void> | undefined
+  #wake: (() => void) | undefined
+  #endPause: (() => void) | undefined
+
+  constructor(
+    sink: Sink,
+    directory: ReplayDirectory,
+    log: FastifyBaseLogger,
+    options: BacklogOptions,
+  ) {
+    this.#sink = sink
+    this.#directory = directory
+    this.#log = log
+    this.#options = options
+    this.#homes = new Homes(directory, log)
+  }
+
+  /** As of the last look, and what this process did since. */
+  get figures(): BacklogFigures {
+    let bytes = 0
+    let oldest = Infinity
+    for (const file of this.#files.values()) {
+      bytes += file.bytes
+      oldest = Math.min(oldest, file.modifiedAt)
+    }
+    const ageSeconds = Math.max(0, (Date.now() - oldest) / 1_000)
+    return { files: this.#files.size, bytes, ageSeconds: this.#files.size === 0 ? 0 : ageSeconds }
+  }
+
+  /** Begins to send; returns at once. */
+  start(): void {
+    this.#running = this.#run()
+  }
+
+  /** This process has written a replay file. */
+  kept({ name, bytes }: KeptFile): void {
+    this.#files.set(name, { bytes, modifiedAt: Date.now(), own: true })
+    this.#wake?.()
+  }
+
+  /**
+   * Stops, and gives back what is not sent by the deadline.
+   *
+   * @param deadline `performance.now()`
+   * @returns whether something is left in this process's own directory
+   */
+  async close(deadline: number): Promise<boolean> {
+    this.#closing = true
+    this.#wake?.()
+    this.#endPause?.()
+    await within(deadline - performance.now(), this.#running ?? Promise.resolve())
+    return this.#claims.length > 0 || this.#draining !== undefined
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#closing) {
+      let busy = false
+      try {
+        busy = this.#directory.usable && (await this.#step())
+        this.#complained = false
+      } catch (error) {
+        if (!this.#complained) {
+          this.#log.error({ reason: loggedReason(error) }, 'audit evidence on disk cannot be sent')
+        }
+        this.#complained = true
+      }
+      if (!busy && !this.#closing) await this.#idle()
+    }
+    try {
+      await this.#giveBack()
+    } catch (error) {
+      this.#log.error({ reason: loggedReason(error) }, 'a replay file waits for the next start')
+    }
+  }
+
+  /** @returns whether there may be more to do at once */
+  async #step(): Promise<boolean> {
+    if (performance.now() >= this.#lookAt) await this.#look()
+    const [claim] = this.#claims
+    if (claim !== undefined) return this.#recover(claim)
+    this.#draining ??= await this.#take()
+    if (this.#draining !== undefined) return this.#drain(this.#draining)
+    // Nobody else finds out whether Redis is back.
+    if (!this.#sink.taking) this.#sink.hope()
+    return false
+  }
+
+  async #look(): Promise<void> {
+    const { root } = this.#directory
+    const startedAt = Date.now()
+    const entries = await readdir(root, { withFileTypes: true })
+    const directories = entries.filter(entry => entry.isDirectory()).map(({ name }) => name)
+    for (const name of directories.filter(name => name.startsWith(REMOVED_PREFIX))) {
+      await rm(join(root, name), { recursive: true, force: true }).catch(() => undefined)
+    }
+    const homes = directories.filter(name => name.startsWith(HOME_PREFIX))
+    this.#claims.push(...(await this.#homes.claim(homes)).map(path => ({ path, due: undefined })))
+    const files = entries.filter(entry => entry.isFile() && entry.name.endsWith('.ndjson'))
+    await this.#list(files.map(({ name }) => name), startedAt)
+    this.#lookAt = performance.now() + LOOK_INTERVAL
+  }
+
+  async #list(names: readonly string[], startedAt: number): Promise<void> {
+    const found: [string, ReplayFile][] = []
+    for (const name of names) {
+      const file = this.#files.get(name) ?? (await this.#stat(name))
+      if (file !== undefined) found.push([name, file])
+    }
+    const listed = new Set(names)
+    for (const [name, file] of this.#files) {
+      const isNew = file.own && file.modifiedAt >= startedAt
+      if (!listed.has(name) && (isNew || name === this.#draining?.name)) found.push([name, file])
+    }
+    found.sort(([a, one], [b, other]) => one.modifiedAt - other.modifiedAt || (a < b ? -1 : 1))
+    this.#files = new Map(found)
+  }
+
+  async #stat(name: string): Promise<ReplayFile | undefined> {
+    try {
+      const { size, mtimeMs } = await stat(join(this.#directory.root, name))
+      return { bytes: size, modifiedAt: mtimeMs, own: false }
+    } catch (error) {
+      if (isMissing(error)) return undefined
+      throw error
+    }
+  }
+
+  /** Takes the oldest replay file that is whole. */
+  async #take(): Promise<Draining | undefined> {
+    const { root, home } = this.#directory
+    for (const [name, { own }] of this.#files) {
+      const now = own ? undefined : await this.#stat(name)
+      if (now !== undefined) {
+        this.#files.set(name, now)
+        if (Math.abs(Date.now() - now.modifiedAt) < SETTLE_TIME) continue
+      }
+      const path = join(home, name)
+      try {
+        await rename(join(root, name), path)
+        return { name, path, lines: undefined, read: 0, rest: [], accepted: 0 }
+      } catch (error) {
+        if (!isMissing(error)) throw error
+        this.#files.delete(name)
+      }
+    }
+    return undefined
+  }
+
+  async #drain(file: Draining): Promise<boolean> {
+    try {
+      for (;;) {
+        if (!(await this.#sendRest(file))) return false
+        if (!(await this.#readMore(file))) break
+      }
+      await unlink(file.path)
+    } catch (error) {
+      // A generator that failed would say that it is at its end.
+      file.lines = undefined
+      if (!isMissing(error)) throw error
+    }
+    this.#files.delete(file.name)
+    this.#draining = undefined
+    return true
+  }
+
+  async #sendRest(file: Draining): Promise<boolean> {
+    while (file.rest.length > 0) {
+      if (this.#closing) return false
+      // One alone finds out whether Redis is back.
+      const part = file.rest.slice(0, this.#sink.taking ? BATCH : 1)
+      const failed = await this.#sink.send(part)
+      file.accepted += part.length - failed.length
+      file.rest = [...failed, ...file.rest.slice(part.length)]
+      this.#options.onDrained(part.length - failed.length)
+      if (failed.length > 0) await this.#pause(this.#sink.backOff)
+    }
+    return true
+  }
+
+  async #readMore(file: Draining): Promise<boolean> {
+    file.lines ??= await skip(readLines(file.path), file.read)
+    const { value: lines, done } = await file.lines.next()
+    if (done === true) return false
+    const events: WrittenEvent[] = []
+    for (const line of lines) {
+      const event = line.text === undefined ? undefined : readEvent(line.text)
+      if (event !== undefined) events.push(event)
+      else await this.#setAside(line, file.name)
+    }
+    file.rest = events
+    file.read += lines.length
+    return true
+  }
+
+  async #recover(claim: Claim): Promise<boolean> {
+    try {
+      claim.due ??= await this.#inherit(claim.path)
+      while (claim.due.length > 0) {
+        if (this.#closing || !this.#directory.usable) return false
+        claim.due = await this.#settle(claim.due)
+      }
+      await removeDirectory(claim.path, this.#directory.home)
+    } catch (error) {
+      // Gone with the directory of this process: whoever has that has this.
+      if (!isMissing(error)) throw error
+    }
+    this.#claims = this.#claims.filter(other => other !== claim)
+    return true
+  }
+
+  async #inherit(path: string): Promise<WrittenEvent[]> {
+    const { due, homes, files } = await readHome(path, (line, name) => this.#setAside(line, name))
+    for (const name of homes) {
+      await rename(join(path, name), join(this.#directory.home, name))
+      this.#claims.push({ path: join(this.#directory.home, name), due: undefined })
+    }
+    for (const name of files) await this.#directory.giveBack(join(path, name), name)
+    if (files.length > 0) this.#lookAt = 0
+    const interrupted = due.filter(({ data }) => data.includes('"evaluation_status":"interrupted"'))
+    this.#log.info(
+      { events: due.length, interrupted: interrupted.length },
+      'audit evidence of a process that has ended is sent',
+    )
+    return due
+  }
+
+  /** Sends some of the events or, while Redis takes none, puts them into replay files. @returns those that are left */
+  async #settle(events: readonly WrittenEvent[]): Promise<WrittenEvent[]> {
+    if (this.#sink.taking) {
+      const part = events.slice(0, BATCH)
+      const failed = await this.#sink.send(part)
+      this.#options.onDrained(part.length - failed.length)
+      return [...failed, ...events.slice(BATCH)]
+    }
+    let kept = 0
+    await this.#directory.keep(events, (part, file) => {
+      kept += part.length
+      this.#options.onKept(part.length, file)
+    })
+    return events.slice(kept)
+  }
+
+  async #setAside(line: Line, name: string): Promise<void> {
+    if (line.bytes.length === 0) return
+    await appendLine(join(this.#directory.root, `${name}.corrupt`), line.bytes)
+    this.#options.onCorrupt()
+    this.#log.error({ file: `${name}.corrupt` }, 'audit evidence is torn or garbled, and set aside')
+  }
+
+  /** Gives back the file that is being sent, less what Redis has accepted of it. */
+  async #giveBack(): Promise<void> {
+    const file = this.#draining
+    if (file === undefined) return
+    if (file.accepted === 0) {
+      await this.#directory.giveBack(file.path, file.name)
+    } else {
+      const lines = (file.lines ??= await skip(readLines(file.path), file.read))
+      await this.#directory.publish(remaining(file.rest, lines))
+      await unlink(file.path)
+    }
+    await file.lines?.return(undefined)
+    this.#draining = undefined
+  }
+
+  /** Waits for something to do. */
+  async #idle(): Promise<void> {
+    await new Promise<void>(resolve => {
+      const timer = setTimeout(resolve, IDLE_INTERVAL).unref()
+      this.#wake = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+    this.#wake = undefined
+  }
+
+  async #pause(milliseconds: number): Promise<void> {
+    if (this.#closing) return
+    await new Promise<void>(resolve => {
+      const timer = setTimeout(resolve, milliseconds).unref()
+      this.#endPause = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+    this.#endPause = undefined
+  }
+}
+
+/** Passes over lines that were read before. */
+async function skip(lines: AsyncGenerator<Line[]>, count: number): Promise<AsyncGenerator<Line[]>> {
+  let left = count
+  async function* rest(): AsyncGenerator<Line[]> {
+    for await (const some of lines) {
+      const more = some.slice(left)
+      left = Math.max(0, left - some.length)
+      if (more.length > 0) yield more
+    }
+  }
+  return rest()
+}
+
+async function* remaining(
+  rest: readonly WrittenEvent[],
+  lines: AsyncGenerator<Line[]>,
+): AsyncGenerator<string | Uint8Array> {
+  for (const { data } of rest) yield `${data}\n`
+  for await (const some of lines) {
+    for (const { bytes } of some) yield Buffer.concat([bytes, Buffer.from('\n')])
+  }
+}

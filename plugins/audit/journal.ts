@@ -1,0 +1,290 @@
+/**
+ * Guarantees that what was written before a request went out is found again when the process is killed: one append-only
+ * journal, in segments that go in the order of their making when nothing in them is needed any more.
+ */
+import { closeSync, fdatasync, ftruncateSync, openSync, unlinkSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import type { WrittenEvent } from '../../lib/audit-event.ts'
+import { doneLine, intentLine, outcomeLine } from '../../lib/journal.ts'
+import { syncDirectory } from './files.ts'
+
+/** How segments of a journal are called; their numbers are their order. */
+export const SEGMENT = /^(\d+)\.journal$/
+
+const SEGMENT_BYTES = 4 * 1024 * 1024
+/** Bytes above which open intents are copied forward, so that a stream that lasts for days does not hold all since. */
+const COMPACT_BYTES = 16 * 1024 * 1024
+const BUFFER_BYTES = 64 * 1024
+
+const sync = promisify(fdatasync)
+
+/** An event that the journal has to keep a line of; what it holds is the journal's own business. */
+export interface JournalItem {
+  readonly journal: Journal
+  readonly id: string
+  /** The line that is needed. */
+  readonly line: string
+  readonly bytes: number
+  readonly outcome: boolean
+  segment: Segment
+}
+
+interface Segment {
+  readonly path: string
+  readonly file: number
+  readonly items: Set<JournalItem>
+  bytes: number
+  /** Written since it was last synced. */
+  dirty: boolean
+  /** Nothing more is written to it. */
+  full: boolean
+  /** A sync is under way; the file must not be closed under it. */
+  syncing: boolean
+  removed: boolean
+  /** What had been written to the whole journal when the last item left. */
+  emptiedAt: number
+}
+
+/** The journal of one process, in a directory of its own. Whatever cannot be written throws. */
+export class Journal {
+  readonly #directory: string
+  #segments: Segment[] = []
+  #made = 0
+  #written = 0
+  // How much of that must survive the machine before a segment is removed for its sake, and does.
+  #durable: number
+  #bytes = 0
+  #neededBytes = 0
+  #size = 0
+  #done: string[] = []
+  #buffer: Buffer = Buffer.allocUnsafe(BUFFER_BYTES)
+  #syncing: Promise<void> | undefined
+  #nextSync: Promise<void> | undefined
+  #newName = false
+
+  /** @param synced whether lines are to survive the machine, and not the process alone */
+  constructor(directory: string, synced: boolean) {
+    this.#directory = directory
+    this.#durable = synced ? 0 : Infinity
+  }
+
+  /** Events that it has to keep. */
+  get size(): number {
+    return this.#size
+  }
+
+  /** Bytes of all segments. */
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** Writes the intent of a request. @throws Error when it cannot be written; nothing of it remains then */
+  intend(event: WrittenEvent): JournalItem {
+    const line = intentLine(event)
+    const { segment, bytes } = this.#append(line)
+    return this.#keep({ journal: this, id: event.id, line, bytes, segment, outcome: false })
+  }
+
+  /**
+   * Writes outcomes before they are sent, in one write; `intent` is that of an event that has one.
+   *
+   * @throws Error when they cannot be written; nothing of them remains then
+   */
+  settle(
+    outcomes: readonly { readonly event: WrittenEvent; readonly intent: JournalItem | undefined }[],
+  ): JournalItem[] {
+    if (outcomes.length === 0) return []
+    const lines = outcomes.map(({ event }) => outcomeLine(event))
+    const { segment } = this.#append(lines.join(''))
+    return outcomes.map(({ event, intent }, index) => {
+      const line = lines[index] ?? ''
+      const bytes = Buffer.byteLength(line)
+      const item = { journal: this, id: event.id, line, bytes, segment, outcome: true }
+      this.#keep(item)
+      if (intent !== undefined) this.#drop(intent)
+      return item
+    })
+  }
+
+  /** Nothing is due for these any more; it is written with the next line, or by {@link Journal.flush}. */
+  done(items: Iterable<JournalItem>): void {
+    for (const item of items) {
+      if (this.#drop(item)) this.#done.push(item.id)
+    }
+    this.#prune()
+  }
+
+  /** Writes what {@link Journal.done} has left to write. @throws Error when it cannot be written */
+  flush(): void {
+    if (this.#done.length > 0) this.#append('')
+  }
+
+  /** Resolves when all that is written now survives the machine. Calls at the same time share one `fdatasync`. */
+  synced(): Promise<void> {
+    this.#nextSync ??= this.#sync(this.#syncing)
+    return this.#nextSync
+  }
+
+  /** Lets go of the files and leaves them where they are. */
+  close(): void {
+    for (const segment of this.#segments) letGo(segment)
+    this.#segments = []
+  }
+
+  async #sync(before: Promise<void> | undefined): Promise<void> {
+    // Whatever is written while a sync is under way waits for the next one, all for the same.
+    await before?.catch(() => undefined)
+    this.#syncing = this.#nextSync
+    this.#nextSync = undefined
+    const written = this.#written
+    if (this.#newName) {
+      await syncDirectory(this.#directory)
+      this.#newName = false
+    }
+    for (const segment of this.#segments.filter(({ dirty }) => dirty)) await syncSegment(segment)
+    this.#durable = Math.max(this.#durable, written)
+    this.#prune()
+  }
+
+  #append(lines: string): { segment: Segment; bytes: number } {
+    const segment = this.#writable()
+    const bytes = this.#write(segment, this.#done.length > 0 ? doneLine(this.#done) + lines : lines)
+    this.#done = []
+    return { segment, bytes }
+  }
+
+  #write(segment: Segment, text: string): number {
+    const bytes = this.#encode(text)
+    try {
+      for (let at = 0; at < bytes.length; ) at += writeSync(segment.file, bytes, at)
+    } catch (error) {
+      mend(segment)
+      throw error
+    }
+    segment.bytes += bytes.length
+    segment.dirty = true
+    this.#bytes += bytes.length
+    this.#written += bytes.length
+    return bytes.length
+  }
+
+  /** The text's bytes, valid until the next call. */
+  #encode(text: string): Buffer {
+    // Three bytes are the most that a UTF-16 unit takes.
+    if (text.length * 3 > this.#buffer.length) return Buffer.from(text)
+    return this.#buffer.subarray(0, this.#buffer.write(text))
+  }
+
+  #writable(): Segment {
+    const current = this.#segments.at(-1)
+    if (current !== undefined && !current.full && current.bytes < SEGMENT_BYTES) return current
+    const segment = this.#open()
+    this.#compact(segment)
+    this.#prune()
+    return segment
+  }
+
+  #open(): Segment {
+    this.#made += 1
+    const path = join(this.#directory, `${this.#made}.journal`)
+    const segment: Segment = {
+      path,
+      file: openSync(path, 'ax', 0o600),
+      items: new Set(),
+      bytes: 0,
+      dirty: false,
+      full: false,
+      syncing: false,
+      removed: false,
+      emptiedAt: this.#written,
+    }
+    this.#segments.push(segment)
+    this.#newName = true
+    return segment
+  }
+
+  /** Copies what the oldest segments hold of open requests into the newest, as long as that is worth it. */
+  #compact(newest: Segment): void {
+    let spare = this.#bytes - Math.max(COMPACT_BYTES, 2 * this.#neededBytes)
+    for (const oldest of this.#segments) {
+      // An outcome leaves by itself, to Redis or to a replay file.
+      if (spare <= 0 || oldest === newest || [...oldest.items].some(({ outcome }) => outcome)) break
+      spare -= oldest.bytes
+      if (oldest.items.size === 0) continue
+      this.#write(newest, [...oldest.items].map(({ line }) => line).join(''))
+      for (const item of oldest.items) {
+        item.segment = newest
+        newest.items.add(item)
+      }
+      oldest.items.clear()
+      oldest.emptiedAt = this.#written
+    }
+  }
+
+  /**
+   * Removes what is not needed any more, oldest first: an outcome that went before its intent would make the next start
+   * say that the request was interrupted.
+   */
+  #prune(): void {
+    while (this.#segments.length > 1) {
+      const [oldest] = this.#segments
+      if (oldest === undefined || oldest.items.size > 0 || oldest.emptiedAt > this.#durable) return
+      try {
+        unlinkSync(oldest.path)
+      } catch {
+        return
+      }
+      letGo(oldest)
+      this.#segments.shift()
+      this.#bytes -= oldest.bytes
+    }
+  }
+
+  #keep(item: JournalItem): JournalItem {
+    item.segment.items.add(item)
+    this.#neededBytes += item.bytes
+    this.#size += 1
+    return item
+  }
+
+  #drop(item: JournalItem): boolean {
+    const { segment, bytes } = item
+    if (!segment.items.delete(item)) return false
+    segment.emptiedAt = this.#written
+    this.#neededBytes -= bytes
+    this.#size -= 1
+    return true
+  }
+}
+
+async function syncSegment(segment: Segment): Promise<void> {
+  segment.dirty = false
+  segment.syncing = true
+  try {
+    await sync(segment.file)
+  } catch (error) {
+    // What the system could not write it may have forgotten: nothing is added to that.
+    segment.full = true
+    throw error
+  } finally {
+    segment.syncing = false
+    if (segment.removed) closeSync(segment.file)
+  }
+}
+
+function letGo(segment: Segment): void {
+  segment.removed = true
+  if (!segment.syncing) closeSync(segment.file)
+}
+
+/** Takes back the part of a write that went through, so that no half line is left. */
+function mend(segment: Segment): void {
+  // The next line goes into a new segment: this one may have come to the end of what it may hold.
+  segment.full = true
+  try {
+    ftruncateSync(segment.file, segment.bytes)
+  } catch {
+    // Whoever reads the journal sets the half line aside.
+  }
+}
