@@ -37,8 +37,7 @@ export function assertEvidence(
     const event = JSON.parse(data)
     assert.equal(isEvent(event), true, JSON.stringify(isEvent.errors))
     assert.equal(event.id, id)
-    const expected =
-      key && createHmac('sha256', Buffer.from(key, 'hex')).update(data).digest('hex')
+    const expected = key && createHmac('sha256', Buffer.from(key, 'hex')).update(data).digest('hex')
     assert.equal(sig, expected)
     assert.equal(bytes.get(id) ?? data, data, 'one id, two contents')
     bytes.set(id, data)

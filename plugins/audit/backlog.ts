@@ -181,7 +181,10 @@ export class Backlog {
     const homes = directories.filter(name => name.startsWith(HOME_PREFIX))
     this.#claims.push(...(await this.#homes.claim(homes)).map(path => ({ path, due: undefined })))
     const files = entries.filter(entry => entry.isFile() && entry.name.endsWith('.ndjson'))
-    await this.#list(files.map(({ name }) => name), startedAt)
+    await this.#list(
+      files.map(({ name }) => name),
+      startedAt,
+    )
     this.#lookAt = performance.now() + LOOK_INTERVAL
   }
 

@@ -180,7 +180,10 @@ export class ReplayDirectory {
 
   #leaveHome(): void {
     this.#usable = false
-    this.#log.error({ directory: this.root }, 'audit journal has gone: it was removed or taken over')
+    this.#log.error(
+      { directory: this.root },
+      'audit journal has gone: it was removed or taken over',
+    )
     this.#home?.journal?.close()
     this.#home = undefined
   }
@@ -210,9 +213,7 @@ export class ReplayDirectory {
       if (this.durability === 'synced') await syncDirectory(this.root)
       const { ino } = await stat(path)
       const journal =
-        this.durability === 'relaxed'
-          ? undefined
-          : new Journal(path, this.durability === 'synced')
+        this.durability === 'relaxed' ? undefined : new Journal(path, this.durability === 'synced')
       return { path, inode: ino, journal }
     } catch (error) {
       await rm(path, { recursive: true, force: true }).catch(() => undefined)
@@ -237,7 +238,8 @@ export async function removeDirectory(path: string, within: string): Promise<voi
 
 /** Names of replay files; the number is as good as never taken, by whichever process of this number. */
 function* pendingNames(): Generator<string> {
-  for (let number = Date.now() * 1_000; ; number += 1) yield `pending-${process.pid}-${number}.ndjson`
+  for (let number = Date.now() * 1_000; ; number += 1)
+    yield `pending-${process.pid}-${number}.ndjson`
 }
 
 function nextName(names: Iterator<string>): string {

@@ -116,7 +116,9 @@ export class Queue {
       }
     }
     this.#closed = true
-    let rest = await this.#keep(this.#journaled([...this.#sending, ...this.#held, ...this.#waiting]))
+    let rest = await this.#keep(
+      this.#journaled([...this.#sending, ...this.#held, ...this.#waiting]),
+    )
     rest = rest.filter(({ intent, item }) => intent === undefined && item === undefined)
     if (rest.length > 0) this.#options.onDropped(rest.length, 'not delivered before the end')
     this.#sending = []

@@ -8,7 +8,11 @@ import addFormats from 'ajv-formats'
 import * as fc from 'fast-check'
 import Fastify from 'fastify'
 import { createMemoryStore } from '../../dev/memory-store.ts'
-import audit, { AUDIT_STREAM, type AuditEvent, type AuditOptions } from '../../plugins/audit/index.ts'
+import audit, {
+  AUDIT_STREAM,
+  type AuditEvent,
+  type AuditOptions,
+} from '../../plugins/audit/index.ts'
 import store, { type Store, type StoreOptions } from '../../plugins/store.ts'
 import { startRedis } from '../redis.ts'
 import { startTcpProxy } from '../tcp-proxy.ts'
