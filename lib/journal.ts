@@ -44,26 +44,25 @@ export function readJournalLine(line: string): JournalLine | undefined {
 
 /** What is due of a journal, read line by line from its beginning. */
 export class JournalReader {
-  readonly #intents = new Map<string, WrittenEvent>()
-  readonly #outcomes = new Map<string, WrittenEvent>()
+  readonly #due = new Map<string, JournalLine & { event: WrittenEvent }>()
 
   read(line: JournalLine): void {
     if (line.kind === 'done') {
-      for (const id of line.ids) {
-        this.#intents.delete(id)
-        this.#outcomes.delete(id)
-      }
+      for (const id of line.ids) this.#due.delete(id)
       return
     }
     const { id } = line.event
-    // An intent that was copied forward is there twice, and counts for nothing behind its outcome.
-    if (line.kind === 'outcome') this.#outcomes.set(id, line.event)
-    else this.#intents.set(id, line.event)
+    // An intent that was copied forward is there twice; it counts for nothing beside its outcome.
+    if (line.kind === 'outcome' || !this.#due.has(id)) this.#due.set(id, line)
   }
 
-  /** The events that are due, oldest id first: outcomes as they were written, and intents without one. */
+  /** The events that are due, in order: outcomes as they were written, and intents without one. */
   get due(): WrittenEvent[] {
-    const due = new Map([...this.#intents, ...this.#outcomes])
-    return [...due.values()].sort((a, b) => (a.id < b.id ? -1 : 1))
+    return [...this.#due.values()].map(({ event }) => event)
+  }
+
+  /** How many of them are intents: requests that the gateway died over. */
+  get interrupted(): number {
+    return [...this.#due.values()].filter(({ kind }) => kind === 'intent').length
   }
 }

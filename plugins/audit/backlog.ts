@@ -297,16 +297,17 @@ export class Backlog {
   }
 
   async #inherit(path: string): Promise<WrittenEvent[]> {
-    const { due, homes, files } = await readHome(path, (line, name) => this.#setAside(line, name))
+    const { due, interrupted, homes, files } = await readHome(path, (line, name) =>
+      this.#setAside(line, name),
+    )
     for (const name of homes) {
       await rename(join(path, name), join(this.#directory.home, name))
       this.#claims.push({ path: join(this.#directory.home, name), due: undefined })
     }
     for (const name of files) await this.#directory.giveBack(join(path, name), name)
     if (files.length > 0) this.#lookAt = 0
-    const interrupted = due.filter(({ data }) => data.includes('"evaluation_status":"interrupted"'))
     this.#log.info(
-      { events: due.length, interrupted: interrupted.length },
+      { events: due.length, interrupted },
       'audit evidence of a process that has ended is sent',
     )
     return due

@@ -20,21 +20,28 @@ const LONGEST_LOOK = 10_000
 
 interface Heartbeat {
   readonly time: number
-  /** `performance.now()` of the last look. */
+  /** When that was looked at last. */
   readonly lookedAt: number
   readonly silence: number
 }
 
 /** The directories of other processes. */
 export class Homes {
-  readonly #directory: ReplayDirectory
+  readonly #directory: Pick<ReplayDirectory, 'root' | 'home' | 'self'>
+  readonly #now: () => number
   readonly #log: FastifyBaseLogger
   #heartbeats = new Map<string, Heartbeat>()
   readonly #complaints = new Set<string>()
 
-  constructor(directory: ReplayDirectory, log: FastifyBaseLogger) {
+  /** @param now monotonic milliseconds */
+  constructor(
+    directory: Pick<ReplayDirectory, 'root' | 'home' | 'self'>,
+    log: FastifyBaseLogger,
+    now: () => number = () => performance.now(),
+  ) {
     this.#directory = directory
     this.#log = log
+    this.#now = now
   }
 
   /** Takes over those of `names` whose process is dead. @returns where they are now */
@@ -68,7 +75,7 @@ export class Homes {
     const alive = owner && (await lives(owner, this.#directory.self))
     if (alive !== undefined) return !alive
     const { mtimeMs: time } = await stat(file).catch(() => stat(path))
-    const lookedAt = performance.now()
+    const lookedAt = this.#now()
     const silence =
       before?.time === time
         ? before.silence + Math.min(LONGEST_LOOK, lookedAt - before.lookedAt)
@@ -82,6 +89,8 @@ export class Homes {
 export interface Estate {
   /** The events that are due. */
   readonly due: WrittenEvent[]
+  /** How many of these are requests that the gateway died over. */
+  readonly interrupted: number
   /** Directories that its process had taken over itself. */
   readonly homes: readonly string[]
   /** Replay files that its process was about to send. */
@@ -114,6 +123,7 @@ export async function readHome(
   }
   return {
     due: journal.due,
+    interrupted: journal.interrupted,
     homes: names.filter(name => name.startsWith(HOME_PREFIX)),
     files: names.filter(name => name.endsWith('.ndjson')),
   }

@@ -7,16 +7,16 @@ import { Ajv2020 } from 'ajv/dist/2020.js'
 import addFormats from 'ajv-formats'
 import * as fc from 'fast-check'
 import Fastify from 'fastify'
-import { createMemoryStore } from '../../dev/memory-store.ts'
+import { createMemoryStore } from '../../../dev/memory-store.ts'
 import audit, {
   AUDIT_STREAM,
   type AuditEvent,
   type AuditOptions,
-} from '../../plugins/audit/index.ts'
-import store, { type Store, type StoreOptions } from '../../plugins/store.ts'
-import { startRedis } from '../redis.ts'
-import { startTcpProxy } from '../tcp-proxy.ts'
-import { until } from '../until.ts'
+} from '../../../plugins/audit/index.ts'
+import store, { type Store, type StoreOptions } from '../../../plugins/store.ts'
+import { startRedis } from '../../redis.ts'
+import { startTcpProxy } from '../../tcp-proxy.ts'
+import { until } from '../../until.ts'
 
 const KEY = 'aa'.repeat(32)
 const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
@@ -26,7 +26,7 @@ addFormats.default(ajv)
 const valid = ajv.compile(
   JSON.parse(
     readFileSync(
-      new URL('../schemas/caracal-audit-event-2026-05-21.schema.json', import.meta.url),
+      new URL('../../schemas/caracal-audit-event-2026-05-21.schema.json', import.meta.url),
       'utf8',
     ),
   ),
