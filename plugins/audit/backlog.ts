@@ -237,7 +237,7 @@ export class Backlog {
   async #drain(file: Draining): Promise<boolean> {
     try {
       for (;;) {
-        if (!(await this.#sendRest(file))) return false
+        if (!(await this.#sendRest(file))) return await this.#leave(file)
         if (!(await this.#readMore(file))) break
       }
       await unlink(file.path)
@@ -251,6 +251,15 @@ export class Backlog {
     return true
   }
 
+  /** While Redis takes nothing, a file of which it has taken nothing belongs where everybody finds it. */
+  async #leave(file: Draining): Promise<boolean> {
+    if (this.#closing) return false
+    if (file.accepted === 0) await this.#giveBack()
+    await this.#pause(this.#sink.backOff)
+    return true
+  }
+
+  /** @returns whether Redis has taken all of it */
   async #sendRest(file: Draining): Promise<boolean> {
     while (file.rest.length > 0) {
       if (this.#closing) return false
@@ -260,7 +269,7 @@ export class Backlog {
       file.accepted += part.length - failed.length
       file.rest = [...failed, ...file.rest.slice(part.length)]
       this.#options.onDrained(part.length - failed.length)
-      if (failed.length > 0) await this.#pause(this.#sink.backOff)
+      if (failed.length > 0) return false
     }
     return true
   }

@@ -489,7 +489,7 @@ describe('of requests under way, the gateway', () => {
     const [home = ''] = await homes(directory)
     await rename(join(directory, home), join(directory, 'taken'))
     await until(async () => (await homes(directory)).length === 1)
-    assert.equal(running.audit.accepting(), true)
+    await until(() => running.audit.accepting())
     running.audit.record(event(0), intent)
     await until(() => store.taken.length === 1)
     assert.notEqual(store.taken[0]?.['id'], intent.id)
