@@ -4,15 +4,15 @@
  * only when all of it is safe.
  */
 import { readdir, rename, rm, stat, unlink } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
 import { readEvent, type WrittenEvent } from '../../lib/audit-event.ts'
 import type { Line } from '../../lib/lines.ts'
 import { loggedReason } from '../../lib/log-error.ts'
 import {
-  HOME_PREFIX,
+  HOME_NAME,
   type KeptFile,
-  REMOVED_PREFIX,
+  REMOVED_NAME,
   type ReplayDirectory,
   removeDirectory,
 } from './directory.ts'
@@ -23,6 +23,8 @@ import { BATCH, type Sink } from './sink.ts'
 
 const LOOK_INTERVAL = 5_000
 const IDLE_INTERVAL = 500
+/** Milliseconds until what could not be read is tried again; the rest does not wait for it. */
+const RETRY_INTERVAL = 10_000
 /** Milliseconds for which a file of somebody else's has not changed before it counts as whole. */
 const SETTLE_TIME = 2_000
 
@@ -34,6 +36,8 @@ export interface BacklogOptions {
   readonly onKept: (count: number, file: KeptFile) => void
   /** A line was torn or garbled, and is set aside. */
   readonly onCorrupt: () => void
+  /** There is nothing to send, and so nothing to find out with whether Redis is back. */
+  readonly onIdle: () => void
 }
 
 /** The replay files, for gauges. */
@@ -67,6 +71,8 @@ interface Draining {
 interface Claim {
   readonly path: string
   due: WrittenEvent[] | undefined
+  /** `performance.now()` from which on it is tried. */
+  retryAt: number
 }
 
 /** What lies on disk and waits for Redis. */
@@ -81,6 +87,8 @@ export class Backlog {
   #claims: Claim[] = []
   #draining: Draining | undefined
   #lookAt = 0
+  /** Files that could not be read, and when they are tried again. */
+  readonly #troubles = new Map<string, number>()
   #complained = false
   #closing = false
   #running: Promise<void> | undefined
@@ -127,29 +135,30 @@ export class Backlog {
    * Stops, and gives back what is not sent by the deadline.
    *
    * @param deadline `performance.now()`
-   * @returns whether something is left in this process's own directory
    */
-  async close(deadline: number): Promise<boolean> {
+  async close(deadline: number): Promise<void> {
     this.#closing = true
     this.#wake?.()
     this.#endPause?.()
     await within(deadline - performance.now(), this.#running ?? Promise.resolve())
-    return this.#claims.length > 0 || this.#draining !== undefined
   }
 
   async #run(): Promise<void> {
     while (!this.#closing) {
       let busy = false
       try {
-        busy = this.#directory.usable && (await this.#step())
+        // On a full disk too: it is what makes room.
+        busy = this.#directory.hasHome && (await this.#step())
         this.#complained = false
       } catch (error) {
-        if (!this.#complained) {
+        if (!this.#complained && this.#directory.usable) {
           this.#log.error({ reason: loggedReason(error) }, 'audit evidence on disk cannot be sent')
         }
         this.#complained = true
       }
-      if (!busy && !this.#closing) await this.#idle()
+      if (busy || this.#closing) continue
+      this.#options.onIdle()
+      await this.#idle()
     }
     try {
       await this.#giveBack()
@@ -161,12 +170,10 @@ export class Backlog {
   /** @returns whether there may be more to do at once */
   async #step(): Promise<boolean> {
     if (performance.now() >= this.#lookAt) await this.#look()
-    const [claim] = this.#claims
+    const claim = this.#claims.find(({ retryAt }) => retryAt <= performance.now())
     if (claim !== undefined) return this.#recover(claim)
     this.#draining ??= await this.#take()
     if (this.#draining !== undefined) return this.#drain(this.#draining)
-    // Nobody else finds out whether Redis is back.
-    if (!this.#sink.taking) this.#sink.hope()
     return false
   }
 
@@ -175,17 +182,21 @@ export class Backlog {
     const startedAt = Date.now()
     const entries = await readdir(root, { withFileTypes: true })
     const directories = entries.filter(entry => entry.isDirectory()).map(({ name }) => name)
-    for (const name of directories.filter(name => name.startsWith(REMOVED_PREFIX))) {
+    for (const name of directories.filter(name => REMOVED_NAME.test(name))) {
       await rm(join(root, name), { recursive: true, force: true }).catch(() => undefined)
     }
-    const homes = directories.filter(name => name.startsWith(HOME_PREFIX))
-    this.#claims.push(...(await this.#homes.claim(homes)).map(path => ({ path, due: undefined })))
+    const homes = directories.filter(name => HOME_NAME.test(name))
+    for (const path of await this.#homes.claim(homes)) this.#claim(path)
     const files = entries.filter(entry => entry.isFile() && entry.name.endsWith('.ndjson'))
     await this.#list(
       files.map(({ name }) => name),
       startedAt,
     )
     this.#lookAt = performance.now() + LOOK_INTERVAL
+  }
+
+  #claim(path: string): void {
+    this.#claims.push({ path, due: undefined, retryAt: 0 })
   }
 
   async #list(names: readonly string[], startedAt: number): Promise<void> {
@@ -217,6 +228,7 @@ export class Backlog {
   async #take(): Promise<Draining | undefined> {
     const { root, home } = this.#directory
     for (const [name, { own }] of this.#files) {
+      if ((this.#troubles.get(name) ?? 0) > performance.now()) continue
       const now = own ? undefined : await this.#stat(name)
       if (now !== undefined) {
         this.#files.set(name, now)
@@ -227,8 +239,8 @@ export class Backlog {
         await rename(join(root, name), path)
         return { name, path, lines: undefined, read: 0, rest: [], accepted: 0 }
       } catch (error) {
-        if (!isMissing(error)) throw error
-        this.#files.delete(name)
+        if (isMissing(error)) this.#files.delete(name)
+        else this.#trouble(name, error)
       }
     }
     return undefined
@@ -242,19 +254,37 @@ export class Backlog {
       }
       await unlink(file.path)
     } catch (error) {
-      // A generator that failed would say that it is at its end.
-      file.lines = undefined
-      if (!isMissing(error)) throw error
+      if (!isMissing(error)) return await this.#setBack(file, error)
     }
     this.#files.delete(file.name)
     this.#draining = undefined
     return true
   }
 
+  /** Leaves a file that cannot be read, so that the others do not wait for it. */
+  async #setBack(file: Draining, error: unknown): Promise<boolean> {
+    this.#trouble(file.name, error)
+    try {
+      // Otherwise the next start sends it from its beginning, which does no harm.
+      if (file.accepted === 0) await this.#giveBack()
+    } finally {
+      this.#draining = undefined
+    }
+    return true
+  }
+
+  #trouble(name: string, error: unknown): void {
+    if (!this.#troubles.has(name)) {
+      this.#log.error({ name, reason: loggedReason(error) }, 'audit evidence cannot be read')
+    }
+    this.#troubles.set(name, performance.now() + RETRY_INTERVAL)
+  }
+
   /** While Redis takes nothing, a file of which it has taken nothing belongs where everybody finds it. */
   async #leave(file: Draining): Promise<boolean> {
     if (this.#closing) return false
-    if (file.accepted === 0) await this.#giveBack()
+    // On a full disk it cannot be given back, and is sent from where it is.
+    if (file.accepted === 0) await this.#giveBack().catch(() => undefined)
     await this.#pause(this.#sink.backOff)
     return true
   }
@@ -293,13 +323,17 @@ export class Backlog {
     try {
       claim.due ??= await this.#inherit(claim.path)
       while (claim.due.length > 0) {
-        if (this.#closing || !this.#directory.usable) return false
+        if (this.#closing || !(this.#sink.taking || this.#directory.usable)) return false
         claim.due = await this.#settle(claim.due)
       }
       await removeDirectory(claim.path, this.#directory.home)
     } catch (error) {
       // Gone with the directory of this process: whoever has that has this.
-      if (!isMissing(error)) throw error
+      if (!isMissing(error)) {
+        this.#trouble(basename(claim.path), error)
+        claim.retryAt = performance.now() + RETRY_INTERVAL
+        return true
+      }
     }
     this.#claims = this.#claims.filter(other => other !== claim)
     return true
@@ -311,7 +345,7 @@ export class Backlog {
     )
     for (const name of homes) {
       await rename(join(path, name), join(this.#directory.home, name))
-      this.#claims.push({ path: join(this.#directory.home, name), due: undefined })
+      this.#claim(join(this.#directory.home, name))
     }
     for (const name of files) await this.#directory.giveBack(join(path, name), name)
     if (files.length > 0) this.#lookAt = 0

@@ -3,29 +3,28 @@
  * relies on it: what failed is tried again here, once a second, and by no request.
  */
 import { randomBytes } from 'node:crypto'
-import { mkdir, rename, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
 import type { WrittenEvent } from '../../lib/audit-event.ts'
 import { loggedReason } from '../../lib/log-error.ts'
 import { MAX_LINE_BYTES } from '../../lib/lines.ts'
 import { type Part, publish, syncDirectory, writeSynced } from './files.ts'
-import { Journal } from './journal.ts'
+import { Journal, SEGMENT } from './journal.ts'
 import { type Owner, thisProcess } from './owner.ts'
 
 /** How the directories of processes are called. */
-export const HOME_PREFIX = 'gateway-'
+export const HOME_NAME = /^gateway-\d+-[0-9a-f]{16}$/
 /** How directories are called whose content is needed no more: removing one takes several steps. */
-export const REMOVED_PREFIX = 'removed-'
+export const REMOVED_NAME = /^removed-\d+-[0-9a-f]{16}$/
 /** The file in a process's directory that says who it is; its time is the heartbeat. */
 export const OWNER_FILE = 'owner'
 /** What {@link OWNER_FILE} is called once its process has nothing to do with the directory any more. */
 export const RELEASED_FILE = 'released'
 
+const PROBE_FILE = 'probe'
 const LOOK_INTERVAL = 1_000
 const LOOKS_PER_HEARTBEAT = 5
-/** Bytes that must fit for a directory to count as usable: a disk with less fails again at once. */
-const PROBE_BYTES = 64 * 1024
 
 /** What `AUDIT_DURABILITY` promises (contract section 8). */
 export type Durability = 'relaxed' | 'strict' | 'synced'
@@ -74,6 +73,11 @@ export class ReplayDirectory {
   get home(): string {
     if (this.#home === undefined) throw new Error('there is no directory of this process')
     return this.#home.path
+  }
+
+  /** Whether there is one. */
+  get hasHome(): boolean {
+    return this.#home !== undefined
   }
 
   /** The journal of this process; undefined when there is none to be kept, and before there was a directory. */
@@ -140,18 +144,16 @@ export class ReplayDirectory {
     await publish(path, this.root, [name, ...[1, 2, 3].map(() => nextName(this.#names))].values())
   }
 
-  /**
-   * Lets go of it.
-   *
-   * @param needed whether there is something in this process's directory that somebody has to recover
-   */
-  async close(needed: boolean): Promise<void> {
+  /** Lets go of it. What is left in this process's own directory is recovered by the next that looks. */
+  async close(): Promise<void> {
     this.#closed = true
     clearTimeout(this.#timer)
     const home = this.#home
     if (home === undefined) return
+    const open = home.journal?.size ?? 0
     home.journal?.close()
     try {
+      const needed = open > 0 || (await readdir(home.path)).some(isEvidence)
       if (needed) await rename(join(home.path, OWNER_FILE), join(home.path, RELEASED_FILE))
       else await removeDirectory(home.path, this.root)
     } catch (error) {
@@ -163,8 +165,9 @@ export class ReplayDirectory {
   async #look(): Promise<void> {
     try {
       if (!(await this.#isHome())) this.#leaveHome()
-      if (this.#usable && this.#home !== undefined) await this.#beat(this.#home)
-      else await this.#begin()
+      // Also while it cannot be used: nobody is to take over what belongs to a process that lives.
+      if (this.#home !== undefined) await this.#beat(this.#home)
+      if (!this.#usable) await this.#begin()
     } catch (error) {
       this.fail(error)
     }
@@ -191,10 +194,7 @@ export class ReplayDirectory {
   async #begin(): Promise<void> {
     await mkdir(this.root, { recursive: true, mode: 0o700 })
     const home = (this.#home ??= await this.#makeHome())
-    const probe = join(home.path, 'probe')
-    await rm(probe, { force: true })
-    await writeSynced(probe, [' '.repeat(PROBE_BYTES)])
-    await unlink(probe)
+    if (this.#complained) await this.#probe(home.path)
     if (this.#closed) return
     this.#usable = true
     if (this.#complained) {
@@ -204,36 +204,59 @@ export class ReplayDirectory {
     this.onUsable()
   }
 
+  /** Whether there is room again. A disk with less than a replay file may have fails again at once. */
+  async #probe(home: string): Promise<void> {
+    const path = join(home, PROBE_FILE)
+    try {
+      await rm(path, { force: true })
+      await writeSynced(path, [' '.repeat(MAX_LINE_BYTES)])
+    } finally {
+      await rm(path, { force: true })
+    }
+  }
+
   async #makeHome(): Promise<Home> {
-    const name = `${HOME_PREFIX}${process.pid}-${randomBytes(8).toString('hex')}`
-    const path = join(this.root, name)
+    const path = join(this.root, uniqueName('gateway'))
     await mkdir(path, { mode: 0o700 })
     try {
-      await writeFile(join(path, OWNER_FILE), JSON.stringify(this.self), { mode: 0o600 })
+      await this.#sign(path)
       if (this.durability === 'synced') await syncDirectory(this.root)
       const { ino } = await stat(path)
       const journal =
         this.durability === 'relaxed' ? undefined : new Journal(path, this.durability === 'synced')
       return { path, inode: ino, journal }
     } catch (error) {
-      await rm(path, { recursive: true, force: true }).catch(() => undefined)
+      await rm(path, { recursive: true, force: true })
       throw error
     }
+  }
+
+  async #sign(home: string): Promise<void> {
+    await writeFile(join(home, OWNER_FILE), JSON.stringify(this.self), { mode: 0o600 })
   }
 
   async #beat({ path }: Home): Promise<void> {
     this.#looks += 1
     if (this.#looks % LOOKS_PER_HEARTBEAT !== 0) return
     const now = new Date()
-    await utimes(join(path, OWNER_FILE), now, now)
+    await utimes(join(path, OWNER_FILE), now, now).catch(() => this.#sign(path))
   }
 }
 
 /** Removes a directory so that nobody ever finds a part of it, which could tell another story than the whole. */
 export async function removeDirectory(path: string, within: string): Promise<void> {
-  const doomed = join(within, `${REMOVED_PREFIX}${process.pid}-${randomBytes(8).toString('hex')}`)
+  const doomed = join(within, uniqueName('removed'))
   await rename(path, doomed)
   await rm(doomed, { recursive: true, force: true })
+}
+
+/** Whether a file in a process's directory is more than what every process has, and what it had begun to write. */
+function isEvidence(name: string): boolean {
+  return name !== OWNER_FILE && name !== PROBE_FILE && !name.endsWith('.tmp') && !SEGMENT.test(name)
+}
+
+function uniqueName(kind: string): string {
+  return `${kind}-${process.pid}-${randomBytes(8).toString('hex')}`
 }
 
 /** Names of replay files; the number is as good as never taken, by whichever process of this number. */

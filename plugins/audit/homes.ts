@@ -8,7 +8,7 @@ import type { WrittenEvent } from '../../lib/audit-event.ts'
 import { JournalReader, readJournalLine } from '../../lib/journal.ts'
 import type { Line } from '../../lib/lines.ts'
 import { loggedReason } from '../../lib/log-error.ts'
-import { HOME_PREFIX, OWNER_FILE, RELEASED_FILE, type ReplayDirectory } from './directory.ts'
+import { HOME_NAME, OWNER_FILE, RELEASED_FILE, type ReplayDirectory } from './directory.ts'
 import { readLines } from './files.ts'
 import { SEGMENT } from './journal.ts'
 import { lives, readOwner } from './owner.ts'
@@ -124,7 +124,7 @@ export async function readHome(
   return {
     due: journal.due,
     interrupted: journal.interrupted,
-    homes: names.filter(name => name.startsWith(HOME_PREFIX)),
+    homes: names.filter(name => HOME_NAME.test(name)),
     files: names.filter(name => name.endsWith('.ndjson')),
   }
 }

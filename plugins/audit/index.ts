@@ -116,6 +116,9 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
       onKept,
       onDrained: count => options.onDrained?.(count),
       onCorrupt: () => options.onCorruptLine?.(),
+      onIdle() {
+        if (queue.depth === 0) sink.hope()
+      },
     })
   sink.onTaking = () => queue.wake()
   if (directory !== undefined) directory.onUsable = () => queue.wake()
@@ -169,8 +172,8 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
   app.addHook('onClose', async () => {
     const timeout = options.closeTimeout ?? (directory === undefined ? 5_000 : 2_000)
     const deadline = performance.now() + timeout
-    const [left = false] = await Promise.all([backlog?.close(deadline), queue.close(deadline)])
-    await directory?.close(left || (directory.journal?.size ?? 0) > 0)
+    await Promise.all([backlog?.close(deadline), queue.close(deadline)])
+    await directory?.close()
   })
 }
 

@@ -21,6 +21,7 @@ const IN_FLIGHT_RESERVE = 5_000
 interface Entry {
   id: string
   data: string
+  /** What the journal holds of it without its outcome. */
   intent: JournalItem | undefined
   /** The outcome in the journal. */
   item: JournalItem | undefined
@@ -50,6 +51,7 @@ export class Queue {
   #timer: NodeJS.Timeout | undefined
   #flushTimer: NodeJS.Timeout | undefined
   #running: Promise<void> | undefined
+  #complained = false
   #closing = false
   #closed = false
 
@@ -77,8 +79,10 @@ export class Queue {
   record(event: AuditEvent, intent: JournalItem | undefined): void {
     // An intent that stays without an outcome becomes an event of the next start: nothing is lost.
     const lose = (cause: string) => {
-      if (intent === undefined) this.#options.onDropped(1, cause)
-      else this.#log.error({ cause }, 'audit outcome lost, the next start says interrupted')
+      if (intent === undefined) return this.#options.onDropped(1, cause)
+      if (!this.#complained)
+        this.#log.error({ cause }, 'audit outcomes are lost: interrupted, the next start says')
+      this.#complained = true
     }
     if (this.#closed) return lose('recorded after the end')
     if (this.depth >= this.#options.capacity + IN_FLIGHT_RESERVE) return lose('queue is full')
@@ -217,7 +221,12 @@ export class Queue {
       return entries
     } catch (error) {
       this.#directory.fail(error)
-      return this.#hold(entries, ({ item, safe }) => item !== undefined && !safe)
+      // What a sync has failed for the next one may pass over: these are written again.
+      for (const entry of unsafe) {
+        entry.intent = entry.item
+        entry.item = undefined
+      }
+      return this.#hold(entries, ({ intent, item }) => intent !== undefined && item === undefined)
     }
   }
 

@@ -60,9 +60,11 @@ export class Sink {
     return failed
   }
 
-  /** There is nothing at hand to find out with: the next events are sent, and will tell. */
+  /** There is nothing at hand to find out with whether Redis is back: the next events will tell. */
   hope(): void {
-    this.#resume()
+    if (this.#taking) return
+    this.#taking = true
+    this.onTaking()
   }
 
   #fields({ id, data }: WrittenEvent): Readonly<Record<string, string>> {
@@ -74,13 +76,7 @@ export class Sink {
     this.#failures = 0
     if (this.#complained) this.#log.info('audit events are taken again')
     this.#complained = false
-    this.#resume()
-  }
-
-  #resume(): void {
-    if (this.#taking) return
-    this.#taking = true
-    this.onTaking()
+    this.hope()
   }
 
   #refused(message: string | undefined, count: number): void {

@@ -48,7 +48,7 @@ export async function start(
   const app = Fastify({
     logger: { level: 'info', stream: { write: line => void lines.push(line) } },
   })
-  t.after(() => app.close())
+  t.after(async () => app.close())
   app.register(store, storeOptions)
   app.register(audit, {
     hmacKey: KEY,
