@@ -3,30 +3,23 @@
  * another gateway. What is sent was taken by an atomic rename, so that two processes never send the same, and is removed
  * only when all of it is safe.
  */
-import { readdir, rename, rm, stat, unlink } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { readdir, rm, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
 import { readEvent, type WrittenEvent } from '../../lib/audit-event.ts'
 import type { Line } from '../../lib/lines.ts'
 import { loggedReason } from '../../lib/log-error.ts'
-import {
-  HOME_NAME,
-  type KeptFile,
-  REMOVED_NAME,
-  type ReplayDirectory,
-  removeDirectory,
-} from './directory.ts'
+import { HOME_NAME, type KeptFile, REMOVED_NAME, type ReplayDirectory } from './directory.ts'
 import { appendLine, readLines } from './files.ts'
-import { Homes, isMissing, readHome } from './homes.ts'
+import { isMissing } from './homes.ts'
 import { within } from './queue.ts'
+import { Recovery } from './recovery.ts'
+import { type BacklogFigures, ReplayFiles } from './replay-files.ts'
 import { BATCH, type Sink } from './sink.ts'
+import { Troubles } from './troubles.ts'
 
 const LOOK_INTERVAL = 5_000
 const IDLE_INTERVAL = 500
-/** Milliseconds until what could not be read is tried again; the rest does not wait for it. */
-const RETRY_INTERVAL = 10_000
-/** Milliseconds for which a file of somebody else's has not changed before it counts as whole. */
-const SETTLE_TIME = 2_000
 
 /** What {@link Backlog} tells. */
 export interface BacklogOptions {
@@ -38,21 +31,6 @@ export interface BacklogOptions {
   readonly onCorrupt: () => void
   /** There is nothing to send, and so nothing to find out with whether Redis is back. */
   readonly onIdle: () => void
-}
-
-/** The replay files, for gauges. */
-export interface BacklogFigures {
-  readonly files: number
-  readonly bytes: number
-  /** Of the oldest file. */
-  readonly ageSeconds: number
-}
-
-interface ReplayFile {
-  readonly bytes: number
-  readonly modifiedAt: number
-  /** Written by this process, so that it is whole. */
-  readonly own: boolean
 }
 
 /** A replay file that is being sent. */
@@ -67,28 +45,19 @@ interface Draining {
   accepted: number
 }
 
-/** A directory of a dead process; `due` once it was read. */
-interface Claim {
-  readonly path: string
-  due: WrittenEvent[] | undefined
-  /** `performance.now()` from which on it is tried. */
-  retryAt: number
-}
-
 /** What lies on disk and waits for Redis. */
 export class Backlog {
   readonly #sink: Sink
   readonly #directory: ReplayDirectory
   readonly #log: FastifyBaseLogger
   readonly #options: BacklogOptions
-  readonly #homes: Homes
-  /** Oldest first. */
-  #files = new Map<string, ReplayFile>()
-  #claims: Claim[] = []
+  readonly #files: ReplayFiles
+  readonly #recovery: Recovery
+  readonly #troubles: Troubles
   #draining: Draining | undefined
+  /** Files that could not be read to their end, and of which Redis has accepted some. */
+  #parked: Draining[] = []
   #lookAt = 0
-  /** Files that could not be read, and when they are tried again. */
-  readonly #troubles = new Map<string, number>()
   #complained = false
   #closing = false
   #running: Promise<void> | undefined
@@ -105,19 +74,20 @@ export class Backlog {
     this.#directory = directory
     this.#log = log
     this.#options = options
-    this.#homes = new Homes(directory, log)
+    this.#files = new ReplayFiles(directory)
+    this.#troubles = new Troubles(log)
+    this.#recovery = new Recovery(sink, directory, this.#troubles, log, {
+      ...options,
+      onFiles: () => {
+        this.#lookAt = 0
+      },
+      setAside: (line, name) => this.#setAside(line, name),
+    })
   }
 
-  /** As of the last look, and what this process did since. */
+  /** For gauges. */
   get figures(): BacklogFigures {
-    let bytes = 0
-    let oldest = Infinity
-    for (const file of this.#files.values()) {
-      bytes += file.bytes
-      oldest = Math.min(oldest, file.modifiedAt)
-    }
-    const ageSeconds = Math.max(0, (Date.now() - oldest) / 1_000)
-    return { files: this.#files.size, bytes, ageSeconds: this.#files.size === 0 ? 0 : ageSeconds }
+    return this.#files.figures
   }
 
   /** Begins to send; returns at once. */
@@ -126,8 +96,8 @@ export class Backlog {
   }
 
   /** This process has written a replay file. */
-  kept({ name, bytes }: KeptFile): void {
-    this.#files.set(name, { bytes, modifiedAt: Date.now(), own: true })
+  kept(file: KeptFile): void {
+    this.#files.add(file)
     this.#wake?.()
   }
 
@@ -162,17 +132,18 @@ export class Backlog {
     }
     try {
       await this.#giveBack()
+      await this.#recovery.close()
     } catch (error) {
-      this.#log.error({ reason: loggedReason(error) }, 'a replay file waits for the next start')
+      this.#log.error({ reason: loggedReason(error) }, 'audit evidence waits for the next start')
     }
   }
 
   /** @returns whether there may be more to do at once */
   async #step(): Promise<boolean> {
     if (performance.now() >= this.#lookAt) await this.#look()
-    const claim = this.#claims.find(({ retryAt }) => retryAt <= performance.now())
-    if (claim !== undefined) return this.#recover(claim)
-    this.#draining ??= await this.#take()
+    if (await this.#recovery.step()) return true
+    this.#draining ??=
+      this.#parked.find(({ name }) => !this.#troubles.has(name)) ?? (await this.#take())
     if (this.#draining !== undefined) return this.#drain(this.#draining)
     return false
   }
@@ -185,65 +156,23 @@ export class Backlog {
     for (const name of directories.filter(name => REMOVED_NAME.test(name))) {
       await rm(join(root, name), { recursive: true, force: true }).catch(() => undefined)
     }
-    const homes = directories.filter(name => HOME_NAME.test(name))
-    for (const path of await this.#homes.claim(homes)) this.#claim(path)
+    await this.#recovery.claim(directories.filter(name => HOME_NAME.test(name)))
     const files = entries.filter(entry => entry.isFile() && entry.name.endsWith('.ndjson'))
-    await this.#list(
+    const taken = [this.#draining, ...this.#parked].flatMap(file => file?.name ?? [])
+    await this.#files.found(
       files.map(({ name }) => name),
       startedAt,
+      new Set(taken),
     )
     this.#lookAt = performance.now() + LOOK_INTERVAL
   }
 
-  #claim(path: string): void {
-    this.#claims.push({ path, due: undefined, retryAt: 0 })
-  }
-
-  async #list(names: readonly string[], startedAt: number): Promise<void> {
-    const found: [string, ReplayFile][] = []
-    for (const name of names) {
-      const file = this.#files.get(name) ?? (await this.#stat(name))
-      if (file !== undefined) found.push([name, file])
-    }
-    const listed = new Set(names)
-    for (const [name, file] of this.#files) {
-      const isNew = file.own && file.modifiedAt >= startedAt
-      if (!listed.has(name) && (isNew || name === this.#draining?.name)) found.push([name, file])
-    }
-    found.sort(([a, one], [b, other]) => one.modifiedAt - other.modifiedAt || (a < b ? -1 : 1))
-    this.#files = new Map(found)
-  }
-
-  async #stat(name: string): Promise<ReplayFile | undefined> {
-    try {
-      const { size, mtimeMs } = await stat(join(this.#directory.root, name))
-      return { bytes: size, modifiedAt: mtimeMs, own: false }
-    } catch (error) {
-      if (isMissing(error)) return undefined
-      throw error
-    }
-  }
-
-  /** Takes the oldest replay file that is whole. */
   async #take(): Promise<Draining | undefined> {
-    const { root, home } = this.#directory
-    for (const [name, { own }] of this.#files) {
-      if ((this.#troubles.get(name) ?? 0) > performance.now()) continue
-      const now = own ? undefined : await this.#stat(name)
-      if (now !== undefined) {
-        this.#files.set(name, now)
-        if (Math.abs(Date.now() - now.modifiedAt) < SETTLE_TIME) continue
-      }
-      const path = join(home, name)
-      try {
-        await rename(join(root, name), path)
-        return { name, path, lines: undefined, read: 0, rest: [], accepted: 0 }
-      } catch (error) {
-        if (isMissing(error)) this.#files.delete(name)
-        else this.#trouble(name, error)
-      }
-    }
-    return undefined
+    const file = await this.#files.take(
+      name => this.#troubles.has(name),
+      (name, error) => this.#troubles.add(name, error),
+    )
+    return file && { ...file, lines: undefined, read: 0, rest: [], accepted: 0 }
   }
 
   async #drain(file: Draining): Promise<boolean> {
@@ -258,26 +187,20 @@ export class Backlog {
     }
     this.#files.delete(file.name)
     this.#draining = undefined
+    this.#parked = this.#parked.filter(other => other !== file)
     return true
   }
 
   /** Leaves a file that cannot be read, so that the others do not wait for it. */
   async #setBack(file: Draining, error: unknown): Promise<boolean> {
-    this.#trouble(file.name, error)
-    try {
-      // Otherwise the next start sends it from its beginning, which does no harm.
-      if (file.accepted === 0) await this.#giveBack()
-    } finally {
-      this.#draining = undefined
-    }
+    this.#troubles.add(file.name, error)
+    // A generator that failed would say that it is at its end.
+    file.lines = undefined
+    if (file.accepted === 0) await this.#giveBack().catch(() => undefined)
+    if (this.#draining === undefined) return true
+    this.#draining = undefined
+    if (!this.#parked.includes(file)) this.#parked.push(file)
     return true
-  }
-
-  #trouble(name: string, error: unknown): void {
-    if (!this.#troubles.has(name)) {
-      this.#log.error({ name, reason: loggedReason(error) }, 'audit evidence cannot be read')
-    }
-    this.#troubles.set(name, performance.now() + RETRY_INTERVAL)
   }
 
   /** While Redis takes nothing, a file of which it has taken nothing belongs where everybody finds it. */
@@ -305,7 +228,7 @@ export class Backlog {
   }
 
   async #readMore(file: Draining): Promise<boolean> {
-    file.lines ??= await skip(readLines(file.path), file.read)
+    file.lines ??= skip(readLines(file.path), file.read)
     const { value: lines, done } = await file.lines.next()
     if (done === true) return false
     const events: WrittenEvent[] = []
@@ -317,59 +240,6 @@ export class Backlog {
     file.rest = events
     file.read += lines.length
     return true
-  }
-
-  async #recover(claim: Claim): Promise<boolean> {
-    try {
-      claim.due ??= await this.#inherit(claim.path)
-      while (claim.due.length > 0) {
-        if (this.#closing || !(this.#sink.taking || this.#directory.usable)) return false
-        claim.due = await this.#settle(claim.due)
-      }
-      await removeDirectory(claim.path, this.#directory.home)
-    } catch (error) {
-      // Gone with the directory of this process: whoever has that has this.
-      if (!isMissing(error)) {
-        this.#trouble(basename(claim.path), error)
-        claim.retryAt = performance.now() + RETRY_INTERVAL
-        return true
-      }
-    }
-    this.#claims = this.#claims.filter(other => other !== claim)
-    return true
-  }
-
-  async #inherit(path: string): Promise<WrittenEvent[]> {
-    const { due, interrupted, homes, files } = await readHome(path, (line, name) =>
-      this.#setAside(line, name),
-    )
-    for (const name of homes) {
-      await rename(join(path, name), join(this.#directory.home, name))
-      this.#claim(join(this.#directory.home, name))
-    }
-    for (const name of files) await this.#directory.giveBack(join(path, name), name)
-    if (files.length > 0) this.#lookAt = 0
-    this.#log.info(
-      { events: due.length, interrupted },
-      'audit evidence of a process that has ended is sent',
-    )
-    return due
-  }
-
-  /** Sends some of the events or, while Redis takes none, puts them into replay files. @returns those that are left */
-  async #settle(events: readonly WrittenEvent[]): Promise<WrittenEvent[]> {
-    if (this.#sink.taking) {
-      const part = events.slice(0, BATCH)
-      const failed = await this.#sink.send(part)
-      this.#options.onDrained(part.length - failed.length)
-      return [...failed, ...events.slice(BATCH)]
-    }
-    let kept = 0
-    await this.#directory.keep(events, (part, file) => {
-      kept += part.length
-      this.#options.onKept(part.length, file)
-    })
-    return events.slice(kept)
   }
 
   async #setAside(line: Line, name: string): Promise<void> {
@@ -386,7 +256,7 @@ export class Backlog {
     if (file.accepted === 0) {
       await this.#directory.giveBack(file.path, file.name)
     } else {
-      const lines = (file.lines ??= await skip(readLines(file.path), file.read))
+      const lines = (file.lines ??= skip(readLines(file.path), file.read))
       await this.#directory.publish(remaining(file.rest, lines))
       await unlink(file.path)
     }
@@ -420,16 +290,13 @@ export class Backlog {
 }
 
 /** Passes over lines that were read before. */
-async function skip(lines: AsyncGenerator<Line[]>, count: number): Promise<AsyncGenerator<Line[]>> {
+async function* skip(lines: AsyncGenerator<Line[]>, count: number): AsyncGenerator<Line[]> {
   let left = count
-  async function* rest(): AsyncGenerator<Line[]> {
-    for await (const some of lines) {
-      const more = some.slice(left)
-      left = Math.max(0, left - some.length)
-      if (more.length > 0) yield more
-    }
+  for await (const some of lines) {
+    const more = some.slice(left)
+    left = Math.max(0, left - some.length)
+    if (more.length > 0) yield more
   }
-  return rest()
 }
 
 async function* remaining(

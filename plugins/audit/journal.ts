@@ -2,12 +2,11 @@
  * Guarantees that what was written before a request went out is found again when the process is killed: one append-only
  * journal, in segments that go in the order of their making when nothing in them is needed any more.
  */
-import { closeSync, fdatasync, ftruncateSync, openSync, unlinkSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import type { WrittenEvent } from '../../lib/audit-event.ts'
 import { doneLine, intentLine, outcomeLine } from '../../lib/journal.ts'
 import { syncDirectory } from './files.ts'
+import { Segment } from './segment.ts'
 
 /** How segments of a journal are called; their numbers are their order. */
 export const SEGMENT = /^(\d+)\.journal$/
@@ -17,8 +16,6 @@ const SEGMENT_BYTES = 4 * 1024 * 1024
 const COMPACT_BYTES = 16 * 1024 * 1024
 const BUFFER_BYTES = 64 * 1024
 
-const sync = promisify(fdatasync)
-
 /** An event that the journal has to keep a line of; what it holds is the journal's own business. */
 export interface JournalItem {
   readonly journal: Journal
@@ -27,29 +24,13 @@ export interface JournalItem {
   readonly line: string
   readonly bytes: number
   readonly outcome: boolean
-  segment: Segment
-}
-
-interface Segment {
-  readonly path: string
-  readonly file: number
-  readonly items: Set<JournalItem>
-  bytes: number
-  /** Written since it was last synced. */
-  dirty: boolean
-  /** Nothing more is written to it. */
-  full: boolean
-  /** A sync is under way; the file must not be closed under it. */
-  syncing: boolean
-  removed: boolean
-  /** What had been written to the whole journal when the last item left. */
-  emptiedAt: number
+  segment: Segment<JournalItem>
 }
 
 /** The journal of one process, in a directory of its own. Whatever cannot be written throws. */
 export class Journal {
   readonly #directory: string
-  #segments: Segment[] = []
+  #segments: Segment<JournalItem>[] = []
   #made = 0
   #written = 0
   // How much of that must survive the machine before a segment is removed for its sake, and does.
@@ -128,7 +109,7 @@ export class Journal {
 
   /** Lets go of the files and leaves them where they are. */
   close(): void {
-    for (const segment of this.#segments) letGo(segment)
+    for (const segment of this.#segments) segment.close()
     this.#segments = []
   }
 
@@ -138,32 +119,32 @@ export class Journal {
     this.#syncing = this.#nextSync
     this.#nextSync = undefined
     const written = this.#written
-    if (this.#newName) {
-      await syncDirectory(this.#directory)
-      this.#newName = false
-    }
-    for (const segment of this.#segments.filter(({ dirty }) => dirty)) await syncSegment(segment)
+    if (this.#newName) await this.#syncNames()
+    for (const segment of this.#segments.filter(({ dirty }) => dirty)) await segment.sync()
     this.#durable = Math.max(this.#durable, written)
     this.#prune()
   }
 
-  #append(lines: string): { segment: Segment; bytes: number } {
+  async #syncNames(): Promise<void> {
+    this.#newName = false
+    try {
+      await syncDirectory(this.#directory)
+    } catch (error) {
+      this.#newName = true
+      throw error
+    }
+  }
+
+  #append(lines: string): { segment: Segment<JournalItem>; bytes: number } {
     const segment = this.#writable()
     const bytes = this.#write(segment, this.#done.length > 0 ? doneLine(this.#done) + lines : lines)
     this.#done = []
     return { segment, bytes }
   }
 
-  #write(segment: Segment, text: string): number {
+  #write(segment: Segment<JournalItem>, text: string): number {
     const bytes = this.#encode(text)
-    try {
-      for (let at = 0; at < bytes.length; ) at += writeSync(segment.file, bytes, at)
-    } catch (error) {
-      mend(segment)
-      throw error
-    }
-    segment.bytes += bytes.length
-    segment.dirty = true
+    segment.write(bytes)
     this.#bytes += bytes.length
     this.#written += bytes.length
     return bytes.length
@@ -176,7 +157,7 @@ export class Journal {
     return this.#buffer.subarray(0, this.#buffer.write(text))
   }
 
-  #writable(): Segment {
+  #writable(): Segment<JournalItem> {
     const current = this.#segments.at(-1)
     if (current !== undefined && !current.full && current.bytes < SEGMENT_BYTES) return current
     const segment = this.#open()
@@ -185,27 +166,17 @@ export class Journal {
     return segment
   }
 
-  #open(): Segment {
+  #open(): Segment<JournalItem> {
+    const path = join(this.#directory, `${this.#made + 1}.journal`)
+    const segment = new Segment<JournalItem>(path, this.#written)
     this.#made += 1
-    const path = join(this.#directory, `${this.#made}.journal`)
-    const segment: Segment = {
-      path,
-      file: openSync(path, 'ax', 0o600),
-      items: new Set(),
-      bytes: 0,
-      dirty: false,
-      full: false,
-      syncing: false,
-      removed: false,
-      emptiedAt: this.#written,
-    }
     this.#segments.push(segment)
     this.#newName = true
     return segment
   }
 
   /** Copies what the oldest segments hold of open requests into the newest, as long as that is worth it. */
-  #compact(newest: Segment): void {
+  #compact(newest: Segment<JournalItem>): void {
     let spare = this.#bytes - Math.max(COMPACT_BYTES, 2 * this.#neededBytes)
     for (const oldest of this.#segments) {
       // An outcome leaves by itself, to Redis or to a replay file.
@@ -231,11 +202,10 @@ export class Journal {
       const [oldest] = this.#segments
       if (oldest === undefined || oldest.items.size > 0 || oldest.emptiedAt > this.#durable) return
       try {
-        unlinkSync(oldest.path)
+        oldest.remove()
       } catch {
         return
       }
-      letGo(oldest)
       this.#segments.shift()
       this.#bytes -= oldest.bytes
     }
@@ -255,36 +225,5 @@ export class Journal {
     this.#neededBytes -= bytes
     this.#size -= 1
     return true
-  }
-}
-
-async function syncSegment(segment: Segment): Promise<void> {
-  segment.dirty = false
-  segment.syncing = true
-  try {
-    await sync(segment.file)
-  } catch (error) {
-    // What the system could not write it may have forgotten: nothing is added to that.
-    segment.full = true
-    throw error
-  } finally {
-    segment.syncing = false
-    if (segment.removed) closeSync(segment.file)
-  }
-}
-
-function letGo(segment: Segment): void {
-  segment.removed = true
-  if (!segment.syncing) closeSync(segment.file)
-}
-
-/** Takes back the part of a write that went through, so that no half line is left. */
-function mend(segment: Segment): void {
-  // The next line goes into a new segment: this one may have come to the end of what it may hold.
-  segment.full = true
-  try {
-    ftruncateSync(segment.file, segment.bytes)
-  } catch {
-    // Whoever reads the journal sets the half line aside.
   }
 }
