@@ -10,18 +10,21 @@ import { listener } from './listener.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit/index.ts'
 import bindings from './plugins/bindings.ts'
+import bindingsFile from './plugins/bindings-file.ts'
+import bindingsTable from './plugins/bindings-table.ts'
 import connections from './plugins/connections.ts'
 import database from './plugins/database.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
 import gauges from './plugins/gauges.ts'
+import liveRequests from './plugins/live-requests.ts'
 import jwks from './plugins/jwks.ts'
 import metrics from './plugins/metrics.ts'
 import overload from './plugins/overload.ts'
 import passage from './plugins/passage.ts'
 import readiness from './plugins/readiness.ts'
 import replay from './plugins/replay.ts'
-import revocations from './plugins/revocations.ts'
+import revocations from './plugins/revocations/index.ts'
 import store from './plugins/store.ts'
 import sts from './plugins/sts.ts'
 import { guarded } from './routes/guarded.ts'
@@ -29,6 +32,7 @@ import { operator } from './routes/operator.ts'
 
 export { type Config, ConfigError, loadConfig } from './config.ts'
 export { type Check, type CustomDenial, DENIALS, Denial } from './denial.ts'
+export type { Binding, BindingSource, Enforcement, Operation } from './plugins/bindings.ts'
 
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
@@ -75,7 +79,12 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
   await app.register(database, databaseOptions(config))
-  await app.register(bindings, { file: config.bindingsFile })
+  await app.register(bindings)
+  if (config.bindingsFile !== undefined) {
+    await app.register(bindingsFile, { file: config.bindingsFile })
+  } else if (config.databaseUrl !== undefined) {
+    await app.register(bindingsTable)
+  }
   await app.register(store, storeOptions(config))
   await app.register(replay)
   await app.register(revocations, {
@@ -90,6 +99,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
       lastSeen.revocationPropagation = seconds
     },
   })
+  await app.register(liveRequests)
   await app.register(audit, {
     hmacKey: config.auditHmacKey?.reveal(),
     directory: config.auditReplayDir,

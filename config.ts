@@ -8,6 +8,7 @@ import { BlockList, isIP } from 'node:net'
 import envSchema, { type EnvSchemaOpt } from 'env-schema'
 import { parseDatabaseUrl } from './lib/database-url.ts'
 import { formatDuration, parseDuration } from './lib/duration.ts'
+import { parseRedisUrl, REDIS_URL_FORMS } from './lib/redis-url.ts'
 import { Secret } from './lib/secret.ts'
 
 /** What a text breaks: the rest of a sentence that begins with the variable's name. */
@@ -250,7 +251,7 @@ const upstream = {
   }),
   BINDINGS_FILE: optional('file', {
     description:
-      'YAML or JSON file of resources and their operations, read again when it changes. Unset: the STS alone decides.',
+      'YAML or JSON file of resources and their operations, read again when it changes. Unset: the `resources` table of `DATABASE_URL` says the same, and without that the STS alone decides.',
   }),
 }
 
@@ -258,7 +259,7 @@ const redis = {
   REDIS_URL: optional('redisUrl', {
     requiredIn: PUBLISHED,
     description:
-      '`redis://` or `rediss://` URL of one Redis server; Sentinel and Cluster are not supported by this version. Unset in `dev`: a store inside the process, which forgets and shares nothing.',
+      '`redis://[user:password@]host[:6379][/database]` for one Redis server, `redis+sentinel://[user:password@]host[:26379],host/name[/database]` for the master that sentinels know by that name, `redis+cluster://[user:password@]host[:6379],host` for a cluster; `rediss` instead of `redis` for TLS, to the sentinels too. Sentinels that ask for a password of their own get it from `?sentinelPassword=` (and `?sentinelUsername=`). Credentials are percent-encoded. Unset in `dev`: a store inside the process, which forgets and shares nothing.',
   }),
   REDIS_CA_FILE: optional('file', {
     description: 'PEM certificates of a private CA that is trusted for Redis too.',
@@ -496,7 +497,7 @@ export interface Config {
   readonly upstreamCaFile?: string | undefined
   /** `BINDINGS_FILE`: path. */
   readonly bindingsFile?: string | undefined
-  /** `REDIS_URL`: `redis:` or `rediss:`. */
+  /** `REDIS_URL`. */
   readonly redisUrl?: Secret | undefined
   /** `REDIS_CA_FILE`: path of PEM certificates. */
   readonly redisCaFile?: string | undefined
@@ -1064,12 +1065,9 @@ function isLocalHost(host: string): boolean {
 }
 
 function readRedisUrl(text: string): Secret | Unfit {
-  const url = /^rediss?:\/\/[^\s/?#]+(?:\/\d*)?(?:\?[^\s#]*)?$/i.test(text) && URL.parse(text)
-  return url && url.hostname !== ''
-    ? new Secret(text)
-    : new Unfit(
-        'must be redis://host:port/database or rediss://host:port/database, credentials percent-encoded; the sentinel and cluster forms are not supported by this version',
-      )
+  return parseRedisUrl(text) === undefined
+    ? new Unfit(`must be ${REDIS_URL_FORMS}`)
+    : new Secret(text)
 }
 
 function readDatabaseUrl(text: string): Secret | Unfit {

@@ -33,6 +33,8 @@ export function listener(config: Config, app: () => FastifyInstance): FastifyIns
     frameworkErrors: (error, request, reply) => void refuse(app(), error, request, reply),
     clientErrorHandler: (error, socket) => app().connections.failed(error, socket),
     exposeHeadRoutes: false,
+    // What a plugin waits for at the start it bounds itself, and names.
+    pluginTimeout: 0,
     // A request that comes while the gateway drains is served, and its connection closed.
     return503OnClosing: false,
     forceCloseConnections: 'idle',

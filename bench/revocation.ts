@@ -46,7 +46,7 @@ function lookups(): void {
   const now = Date.now()
   const sets = [1, 1_000, ENTRIES].map(size => {
     const set = new RevocationSet()
-    for (let n = 0; n < size; n++) set.add('session', `session-${n}`, now + DAY)
+    for (let n = 0; n < size; n++) set.add('session', `session-${n}`, now + DAY, now)
     return { size, set, times: [] as number[] }
   })
   const absent = Array.from({ length: 20_000 }, (_, n) => `another-${n}`)
@@ -70,7 +70,7 @@ function lookups(): void {
   let longest = 0
   for (let n = 1; n <= ENTRIES; n++) {
     const startedAt = performance.now()
-    set.add('agent_session', `agent-${n}`, now + DAY)
+    set.add('agent_session', `agent-${n}`, now + DAY, now)
     longest = Math.max(longest, performance.now() - startedAt)
     if (n >= ENTRIES / 10 && n % (ENTRIES / 100) === 0)
       worst = Math.max(worst, (heldBytes() - before) / n)

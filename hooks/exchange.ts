@@ -5,7 +5,7 @@ import type { Sts } from '../plugins/sts.ts'
 /** Exchanges the mandate; the STS plugin throws the denials named `sts_*` (contract section 4). */
 export function exchangeMandate(sts: Sts): Check {
   return async ({ mandate, resource, id, method }, passage) => {
-    passage.exchange = await sts.exchange({
+    const exchange = {
       zoneId: mandate.zoneId,
       clientId: mandate.clientId,
       token: passage.presented?.token ?? '',
@@ -13,6 +13,7 @@ export function exchangeMandate(sts: Sts): Check {
       method,
       path: passage.path?.decoded ?? '/',
       requestId: id,
-    })
+    }
+    passage.exchange = await sts.exchange(exchange, passage.signal)
   }
 }

@@ -66,9 +66,11 @@ export function requestChecks(app: FastifyInstance, options: CheckOptions): Chec
     denyMandateTarget(),
     denyMissingTokenId(),
     denyRevoked(app.revocations),
+    // From the same moment on a revocation finds the request itself: no message can fall between.
+    app.liveRequests.enter,
     denyUnboundResource(bindings),
-    denyUndeclaredOperation(wouldDeny),
-    denyMissingScope(wouldDeny),
+    denyUndeclaredOperation(bindings, wouldDeny),
+    denyMissingScope(bindings, wouldDeny),
     denyOpenCircuit(app.sts),
     denyTooLargeRequest(options.maxRequestBytes),
   ]
@@ -85,8 +87,6 @@ export function dispatchChecks(app: FastifyInstance, options: CheckOptions): Che
     }),
     exchangeMandate(app.sts),
     denyUnsafeUpstream(app.egress),
-    // A revocation may have come while the STS was asked.
-    denyRevoked(app.revocations),
     denyWithoutIntent(app.evidence),
   ]
 }

@@ -1,7 +1,7 @@
 // Denies every request while nobody knows what has been revoked.
 import { Denial } from '../denial.ts'
 import type { Check } from '../plugins/passage.ts'
-import type { Revocations } from '../plugins/revocations.ts'
+import type { Revocations } from '../plugins/revocations/index.ts'
 
 /** Denies while the revocation state is not fresh (contract section 6). */
 export function denyStaleRevocations(revocations: Pick<Revocations, 'isFresh'>): Check {

@@ -5,174 +5,27 @@
 
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from 'yaml'
 import type { Document, Node } from 'yaml'
-import { bindingSet, pathShape } from './bindings.ts'
-import type { BindingDefinition, BindingSet, Enforcement, Operation } from './bindings.ts'
+import { operationsOf, resourceProblem, zoneProblem } from './binding-rules.ts'
+import { bindingSet } from './bindings.ts'
+import type { BindingDefinition, BindingSet, Enforcement } from './bindings.ts'
 import { parseDuration } from './duration.ts'
-import { PROXIED_METHODS } from './methods.ts'
+import { fieldsOf, isFields, MAX_PROBLEMS, refuseOthers, Report } from './problem-report.ts'
+import type { Locate, Step } from './problem-report.ts'
 
 /** A file's bindings, or everything that is wrong with it (one line each, at most 51). */
 export type BindingsFile =
   | { readonly ok: true; readonly set: BindingSet }
   | { readonly ok: false; readonly problems: readonly string[] }
 
-const MAX_PROBLEMS = 50
 // How often anchors may be used: enough for a list that many resources share, too few to blow up.
 const MAX_ALIASES = 1000
-const MAX_RESOURCE_LENGTH = 2048
 // The longest that a timer of Node can wait.
 const MAX_TIMEOUT = 2 ** 31 - 1
-
-const ZONE = /^[A-Za-z0-9._:-]{1,128}$/
-const CONTROL = /[\x00-\x1f\x7f-\x9f]/
-// RFC 6749 section 3.3, scope-token.
-const SCOPE = /^[!#-[\]-~]+$/
-const PARAMETER = /^:[A-Za-z_][A-Za-z0-9_]*$/
-const DOT_SEGMENT = /^\.\.?(;|$)/
-const DECLARABLE_METHODS: ReadonlySet<string> = new Set(PROXIED_METHODS)
 
 // In our words, where the parser's speak of its interface.
 const YAML_RULES: Readonly<Record<string, string>> = {
   MULTIPLE_DOCS: 'must be one document',
   NON_STRING_KEY: 'a name must be text',
-}
-
-type Step = string | number
-type Fields = Readonly<Record<string, unknown>>
-
-interface Problem {
-  readonly path: readonly Step[]
-  readonly rule: string
-}
-
-/** Where a path lies in the text, as `line:column`, both from 1. */
-type Locate = (path: readonly Step[]) => string | undefined
-
-class Report {
-  readonly problems: Problem[] = []
-
-  add(path: readonly Step[], rule: string): void {
-    if (!this.full) this.problems.push({ path, rule })
-  }
-
-  // One more than is listed, so that the list can say that it is cut.
-  get full(): boolean {
-    return this.problems.length > MAX_PROBLEMS
-  }
-
-  lines(locate: Locate): string[] {
-    const lines = this.problems.slice(0, MAX_PROBLEMS).map(({ path, rule }) => {
-      const position = locate(path)
-      const place = placeName(path)
-      return `${place}${position === undefined ? '' : ` (${position})`}: ${rule}`
-    })
-    if (this.full) lines.push(`further problems are not listed (the first ${MAX_PROBLEMS} are)`)
-    return lines
-  }
-}
-
-function placeName(path: readonly Step[]): string {
-  if (path.length === 0) return 'file'
-  let name = ''
-  for (const step of path) {
-    if (typeof step === 'number') name += `[${step}]`
-    else if (/^[A-Za-z_][A-Za-z0-9_-]*$/.test(step)) name += name === '' ? step : `.${step}`
-    else name += `[${JSON.stringify(step.length > 200 ? `${step.slice(0, 200)}...` : step)}]`
-  }
-  return name
-}
-
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-/** The value as a mapping with no other fields than these; reports what is not. */
-function fieldsOf(
-  value: unknown,
-  path: readonly Step[],
-  report: Report,
-  required: readonly string[],
-  optional: readonly string[],
-): Fields | undefined {
-  if (!isFields(value)) {
-    report.add(path, 'must be a mapping')
-    return undefined
-  }
-  for (const name of Object.keys(value)) {
-    if (!required.includes(name) && !optional.includes(name)) {
-      const known = [...required, ...optional].join(', ')
-      report.add([...path, name], `unknown field (known here: ${known})`)
-    }
-  }
-  for (const name of required) {
-    if (!Object.hasOwn(value, name)) report.add(path, `must have the field ${name}`)
-  }
-  return value
-}
-
-function pathProblem(path: string): string | undefined {
-  if (!path.startsWith('/')) return 'must begin with "/"'
-  if (!path.isWellFormed()) return 'must be well-formed Unicode'
-  if (CONTROL.test(path)) return 'must not hold a control character'
-  if (path.includes('\\')) return 'must not hold a backslash'
-  if (path.includes('?')) return 'must not hold "?" (a query is not part of the path)'
-  if (path.includes('#')) return 'must not hold "#"'
-  if (path.includes('%')) return 'must not hold "%" (write the path decoded, "/a b" for "/a%20b")'
-  for (const segment of path.split('/')) {
-    if (DOT_SEGMENT.test(segment)) return 'must not hold a "." or ".." segment'
-    if (segment.startsWith(':') && !PARAMETER.test(segment)) {
-      return 'a segment that begins with ":" needs a name of letters, digits and "_" (":id")'
-    }
-  }
-  return undefined
-}
-
-function operationOf(value: unknown, path: readonly Step[], report: Report): Operation | undefined {
-  const fields = fieldsOf(value, path, report, ['method', 'path'], ['scope'])
-  if (fields === undefined) return undefined
-  const { method, path: pattern, scope } = fields
-  let usable = true
-  const refuse = (name: string, rule: string) => {
-    usable = false
-    // An absent field is reported with its parent.
-    if (Object.hasOwn(fields, name)) report.add([...path, name], rule)
-  }
-  if (typeof method !== 'string' || !DECLARABLE_METHODS.has(method)) {
-    refuse('method', 'must be an HTTP method in upper case, other than CONNECT')
-  }
-  if (typeof pattern !== 'string') refuse('path', 'must be a string')
-  else {
-    const rule = pathProblem(pattern)
-    if (rule !== undefined) refuse('path', rule)
-  }
-  if (Object.hasOwn(fields, 'scope') && (typeof scope !== 'string' || !SCOPE.test(scope))) {
-    refuse('scope', 'must be one scope, without spaces (leave the field out to require none)')
-  }
-  if (!usable || typeof method !== 'string' || typeof pattern !== 'string') return undefined
-  return { method, path: pattern, scope: typeof scope === 'string' ? scope : '' }
-}
-
-function operationsOf(value: unknown, path: readonly Step[], report: Report): Operation[] {
-  if (!Array.isArray(value)) {
-    report.add(path, 'must be a list')
-    return []
-  }
-  const operations: Operation[] = []
-  const seen = new Map<string, number>()
-  for (let index = 0; index < value.length && !report.full; index++) {
-    const place = [...path, index]
-    const operation = operationOf(value[index], place, report)
-    if (operation === undefined) continue
-    // A method holds no space.
-    const key = `${operation.method} ${pathShape(operation.path)}`
-    const first = seen.get(key)
-    if (first === undefined) {
-      seen.set(key, index)
-      operations.push(operation)
-    } else {
-      report.add(place, `duplicates operations[${first}] (same method, same path)`)
-    }
-  }
-  return operations
 }
 
 function isEnforcement(value: unknown): value is Enforcement {
@@ -193,15 +46,11 @@ function bindingOf(
   path: readonly Step[],
   report: Report,
 ): BindingDefinition | undefined {
-  if (resource === '' || resource !== resource.trim()) {
-    report.add(path, 'a resource identifier must not be empty or surrounded by white space')
-  } else if (resource.length > MAX_RESOURCE_LENGTH) {
-    report.add(path, `a resource identifier has at most ${MAX_RESOURCE_LENGTH} characters`)
-  } else if (CONTROL.test(resource) || !resource.isWellFormed()) {
-    report.add(path, 'a resource identifier must not hold a control character')
-  }
-  const fields = fieldsOf(value, path, report, [], RESOURCE_FIELDS)
+  const misnamed = resourceProblem(resource)
+  if (misnamed !== undefined) report.add(path, misnamed)
+  const fields = fieldsOf(value, path, report, [])
   if (fields === undefined) return undefined
+  refuseOthers(fields, path, report, RESOURCE_FIELDS)
   const given = (name: string) => Object.hasOwn(fields, name)
 
   let enforcement: Enforcement = given('operations') ? 'enforced' : 'transport_uniform'
@@ -212,7 +61,7 @@ function bindingOf(
   }
 
   const operations = given('operations')
-    ? operationsOf(fields['operations'], [...path, 'operations'], report)
+    ? operationsOf(fields['operations'], [...path, 'operations'], report, 'file')
     : []
 
   const slash = given('preserve_encoded_slash') ? fields['preserve_encoded_slash'] : false
@@ -245,8 +94,9 @@ function bindingOf(
 /** Every binding of the parsed file; reports what is wrong with it. */
 function definitionsOf(root: unknown, report: Report): BindingDefinition[] {
   const definitions: BindingDefinition[] = []
-  const file = fieldsOf(root, [], report, ['version', 'zones'], [])
+  const file = fieldsOf(root, [], report, ['version', 'zones'])
   if (file === undefined) return definitions
+  refuseOthers(file, [], report, ['version', 'zones'])
   if (Object.hasOwn(file, 'version') && file['version'] !== 1) {
     report.add(['version'], 'must be the number 1')
   }
@@ -257,11 +107,12 @@ function definitionsOf(root: unknown, report: Report): BindingDefinition[] {
   }
   for (const [zone, value] of Object.entries(file['zones'])) {
     const path = ['zones', zone]
-    if (!ZONE.test(zone)) {
-      report.add(path, 'a zone is 1 to 128 letters, digits, ".", "_", ":" and "-"')
-    }
-    const fields = fieldsOf(value, path, report, ['resources'], [])
-    if (fields === undefined || !Object.hasOwn(fields, 'resources')) continue
+    const misnamed = zoneProblem(zone)
+    if (misnamed !== undefined) report.add(path, misnamed)
+    const fields = fieldsOf(value, path, report, ['resources'])
+    if (fields === undefined) continue
+    refuseOthers(fields, path, report, ['resources'])
+    if (!Object.hasOwn(fields, 'resources')) continue
     if (!isFields(fields['resources'])) {
       report.add([...path, 'resources'], 'must be a mapping of resources')
       continue

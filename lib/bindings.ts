@@ -12,7 +12,7 @@ export type Enforcement = 'enforced' | 'transport_uniform' | 'observe'
 export interface Operation {
   /** Upper-case HTTP method. `HEAD` is not implied by `GET`. */
   readonly method: string
-  /** Decoded path; a segment that begins with `:` stands for one non-empty segment. */
+  /** Decoded path; where the source has parameters, a segment that begins with `:` stands for one non-empty segment. */
   readonly path: string
   /** The scope that the mandate must carry; empty when the operation needs none. */
   readonly scope: string
@@ -37,19 +37,29 @@ export interface Binding {
   operation(method: string, decodedPath: string): Operation | undefined
 }
 
-/** The bindings as checks see them: always one whole set, never a mixture of two. */
-export interface Bindings {
-  /** False when no source is configured: then the STS alone decides. */
-  readonly configured: boolean
+/** Where bindings come from: always one whole set, never a mixture of two. */
+export interface BindingSource {
   /** Whether any binding names the zone. */
   hasZone(zone: string): boolean
   find(zone: string, resource: string): Binding | undefined
-  /** Whether there is a set to decide with; true when no source is configured. */
+  /**
+   * Reads anew what is about to be refused: one resource, or, without `resource`, which zones there are. Resolves
+   * when the source knows, or has waited long enough, and never rejects. `undefined`: nothing would be read, what the
+   * source says stands. A source that notices every change by itself leaves it out.
+   */
+  reread?(zone: string, resource?: string): Promise<void> | undefined
+  /** Whether there is a set to decide with. */
   healthy(): boolean
   /** Whether the source is invalid at present and an older set serves in its place. */
   readonly stale: boolean
   /** Number of bindings in the set. */
   readonly size: number
+}
+
+/** The bindings as checks see them. */
+export interface Bindings extends Required<BindingSource> {
+  /** False when there is no source: then the STS alone decides, and `healthy()` is true. */
+  readonly configured: boolean
 }
 
 /** What a source says about one resource. */
@@ -118,10 +128,15 @@ function unreachable(): never {
 /**
  * A matcher for the declared operations.
  *
- * @param operations - operations with valid paths, no two of the same method and {@link pathShape}
+ * @param operations - operations with valid paths, no two of the same method and {@link pathShape} (of the same method
+ * and path, where paths are exact)
+ * @param exactPaths - whether paths have no parameters
  * @throws Error when two operations are the same
  */
-export function operationMatcher(operations: readonly Operation[]): OperationMatcher {
+export function operationMatcher(
+  operations: readonly Operation[],
+  exactPaths = false,
+): OperationMatcher {
   const methods = new Map<string, MethodTable>()
   for (const operation of operations) {
     let table = methods.get(operation.method)
@@ -129,7 +144,7 @@ export function operationMatcher(operations: readonly Operation[]): OperationMat
       table = { exact: new Map(), parametric: undefined }
       methods.set(operation.method, table)
     }
-    if (!operation.path.includes('/:')) {
+    if (exactPaths || !operation.path.includes('/:')) {
       if (table.exact.has(operation.path)) throw new Error('an operation is declared twice')
       table.exact.set(operation.path, operation)
       continue

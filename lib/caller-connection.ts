@@ -45,8 +45,15 @@ export class CallerConnection<T extends Turn = Turn> {
   take(turn: T, idleTimeout: () => number): void {
     this.latest = turn
     this.open.add(turn)
-    turn.response
-      .once('close', () => this.open.delete(turn))
+    const { response } = turn
+    response
+      .once('close', () => {
+        this.open.delete(turn)
+        // Broken off while it waited behind others: Node would send what there is of it, and then nothing for ever.
+        if (response.socket === null && !response.writableFinished) {
+          response.once('socket', socket => socket.destroy())
+        }
+      })
       .once('finish', () => {
         if (!turn.request.complete) this.#readOn(turn, idleTimeout)
       })

@@ -26,8 +26,8 @@ export function databaseError(error: unknown, password: string | undefined): Dat
   const told = password ? message.replaceAll(password, '[redacted]') : message
   const suffix = code === undefined || told.includes(code) ? '' : ` (${code})`
   return isAnswer(error)
-    ? new DatabaseError(`the database refused: ${told}${suffix}`, code, true)
-    : new DatabaseError(`the database cannot be read: ${told}${suffix}`, code, false)
+    ? new DatabaseError(`the database (DATABASE_URL) refused: ${told}${suffix}`, code, true)
+    : new DatabaseError(`the database (DATABASE_URL) cannot be read: ${told}${suffix}`, code, false)
 }
 
 /** Whether PostgreSQL, or a pooler before it, sent this error. */

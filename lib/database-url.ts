@@ -63,7 +63,8 @@ const FORM =
  */
 export function parseDatabaseUrl(text: string): DatabaseAddress | DatabaseUrlProblem {
   const parts = FORM.exec(text)
-  if (parts === null) return { problem: MALFORMED }
+  // The protocol ends a text with NUL: what follows one would be read as something else.
+  if (parts === null || text.includes('%00')) return { problem: MALFORMED }
   const [, userPart, passwordPart, hostPart = '', portPart, databasePart, query = ''] = parts
   const parameters = new Map<string, string>()
   for (const [index, [name, value]] of [...new URLSearchParams(query)].entries()) {

@@ -1,8 +1,8 @@
 /**
  * Writes what happened to a request as audit events (contract section 8): no token, credential, query or body.
  */
-
 import type { AuditEvent } from './audit-event.ts'
+import type { RevocationReceipt } from './revocation-receipt.ts'
 
 /** An event of the gateway's own. */
 export interface EvidenceEvent extends AuditEvent {
@@ -41,7 +41,8 @@ export interface RequestOutcome extends RequestRoute {
   readonly upstreamStatus: number | undefined
   readonly latencyMs: number
   readonly responseBytes: number
-  readonly revocationInterrupted: boolean
+  /** The revocation that ended the request. */
+  readonly revocation: RevocationReceipt | undefined
 }
 
 /** `evaluation_status` of a `gateway_resource_request`. */
@@ -110,7 +111,8 @@ export function resourceRequestEvent(facts: RequestFacts, outcome: RequestOutcom
       ...routeMetadata(outcome),
       upstream_status: outcome.upstreamStatus,
       result_class: resultClass(outcome.upstreamStatus),
-      revocation_interrupted: outcome.revocationInterrupted,
+      revocation_interrupted: outcome.revocation !== undefined,
+      ...revocationMetadata(outcome.revocation),
       error_kind: outcome.errorKind,
     }),
   }
@@ -132,8 +134,17 @@ export function interruptedEvent(facts: RequestFacts, route: RequestRoute): Evid
   }
 }
 
-/** The event of a denial after the signature was verified and before the exchange. */
-export function deniedEvent(facts: RequestFacts, check: string, status: number): EvidenceEvent {
+/**
+ * The event of a denial after the signature was verified and before the exchange.
+ *
+ * @param revocation what ended the request while it was in flight
+ */
+export function deniedEvent(
+  facts: RequestFacts,
+  check: string,
+  status: number,
+  revocation?: RevocationReceipt,
+): EvidenceEvent {
   return {
     zone_id: facts.zoneId,
     event_type: 'gateway_request_denied',
@@ -144,6 +155,7 @@ export function deniedEvent(facts: RequestFacts, check: string, status: number):
       reason: check,
       ...requestMetadata(facts),
       gateway_status: status,
+      ...revocationMetadata(revocation),
     }),
   }
 }
@@ -177,6 +189,10 @@ function routeMetadata(route: RequestRoute) {
     connection_id: route.connectionId,
     would_deny: route.wouldDeny,
   }
+}
+
+function revocationMetadata(receipt: RevocationReceipt | undefined) {
+  return { revoked_anchor: receipt?.anchor, revocation_latency_ms: receipt?.latencyMs }
 }
 
 function requestMetadata(facts: RequestFacts) {

@@ -1,25 +1,33 @@
-// Denies whatever was revoked, until its time is over, in a fixed and small room for each revocation.
+// Denies whatever was revoked, until its time is over, in a small and bounded room for each revocation.
 import { hash } from 'node:crypto'
 
 /** What an id names (contract section 6): an authority record, a governed session, a delegation. */
 export type AnchorKind = 'session' | 'agent_session' | 'delegation_edge'
 
-const WORDS = 4
-const SMALLEST = 64
+const SHARDS = 256
+// Four words of a digest, and the end.
+const WORDS = 5
+const END = 4
+const SMALLEST = 16
+// An end that no clock reaches.
+const NEVER = 0xffff_ffff
 
 /**
  * A set of revoked anchors, each with its own end.
  *
- * An entry is the first 128 bits of a SHA-256 and an end in seconds, 20 bytes in an open-addressed
- * table that doubles when it is two thirds full: 30 to 60 bytes however long the id is. A `Map` of
- * strings takes two to three times that. Two ids that share 128 bits would deny a mandate, never admit one.
+ * An entry is the first 128 bits of a SHA-256, an end in seconds and a mark: 21 bytes a slot. A table is between three
+ * eighths and three quarters full, which makes 28 to 56 bytes an entry; a `Map` of strings takes three times that. There
+ * are 256 tables, so that none takes longer than a fraction of a millisecond to grow, and so that growing one needs no
+ * second copy of them all. Two ids that share 128 bits would deny a mandate, never admit one.
+ *
+ * Between {@link RevocationSet.beginSnapshot} and the end of {@link RevocationSet.endSnapshot} whatever is added is
+ * marked, and what is not marked then is forgotten: a snapshot replaces what was known, save what came meanwhile.
  */
 export class RevocationSet {
-  #capacity = SMALLEST
-  #keys = new Uint32Array(SMALLEST * WORDS)
-  // Unix seconds; 0 is a free slot.
-  #ends = new Uint32Array(SMALLEST)
+  readonly #shards: (Shard | undefined)[] = Array.from({ length: SHARDS }, () => undefined)
+  readonly #key = new Uint32Array(END)
   #size = 0
+  #mark = 0
 
   /** How many anchors are held, those that are over but not yet swept included. */
   get size(): number {
@@ -27,103 +35,177 @@ export class RevocationSet {
   }
 
   /**
-   * Revokes an anchor until `expiresAt` (Unix milliseconds, rounded up to a second). A later end
-   * replaces an earlier one, never the other way round.
+   * Revokes an anchor until `expiresAt`, rounded up to a second; `Infinity` never ends. A later end replaces an earlier
+   * one, never the other way round. All times are Unix milliseconds.
+   *
+   * @returns whether the anchor was not revoked at `now`, and is from now on
    */
-  add(kind: AnchorKind, id: string, expiresAt: number): void {
-    const end = Math.min(0xffff_ffff, Math.ceil(expiresAt / 1000))
-    if (!(end >= 1)) return
-    if ((this.#size + 1) * 3 > this.#capacity * 2) this.#resize(this.#capacity * 2)
-    const key = digest(kind, id)
-    const slot = this.#find(key)
-    if (this.#ends[slot] === 0) {
-      this.#keys.set(key, slot * WORDS)
+  add(kind: AnchorKind, id: string, expiresAt: number, now: number): boolean {
+    const end = Math.min(NEVER, Math.ceil(expiresAt / 1000))
+    if (!(end >= 1) || isOver(end, now)) return false
+    this.#digest(kind, id)
+    const at = this.#shardOfKey()
+    this.#shards[at] ??= new Shard(SMALLEST)
+    let shard = this.#shards[at]
+    let slot = shard.find(this.#key)
+    const known = shard.end(slot)
+    if (known === 0) {
+      if ((shard.size + 1) * 4 > shard.capacity * 3) {
+        shard = shard.moved(Math.ceil(shard.capacity * 1.5))
+        this.#shards[at] = shard
+        slot = shard.find(this.#key)
+      }
       this.#size += 1
     }
-    this.#ends[slot] = Math.max(this.#ends[slot] ?? 0, end)
+    shard.put(slot, this.#key, Math.max(known, end), this.#mark)
+    return isOver(known, now)
   }
 
   /** Whether the anchor is revoked at `now` (Unix milliseconds). */
   has(kind: AnchorKind, id: string, now: number): boolean {
     if (this.#size === 0) return false
-    const end = this.#ends[this.#find(digest(kind, id))] ?? 0
-    return end * 1000 > now
+    this.#digest(kind, id)
+    const shard = this.#shards[this.#shardOfKey()]
+    return shard !== undefined && !isOver(shard.end(shard.find(this.#key)), now)
   }
 
-  /** Forgets what is over at `now` (Unix milliseconds); returns how many anchors that were. */
-  sweep(now: number): number {
-    const before = this.#size
-    for (let slot = 0; slot < this.#capacity; slot += 1) {
-      // The slot is looked at again: a later entry may have moved into it.
-      while (this.#ends[slot] !== 0 && (this.#ends[slot] ?? 0) * 1000 <= now) this.#remove(slot)
+  /** Marks from now on what is added. What an earlier snapshot that was never ended has marked counts for nothing. */
+  beginSnapshot(): void {
+    for (const shard of this.#shards) shard?.unmark()
+    this.#mark = 1
+  }
+
+  /**
+   * Forgets what was not marked, a table a step, so that others have their turn between two steps. The snapshot ends
+   * with the last one: what is added until then stays.
+   */
+  *endSnapshot(): Generator<void, void, void> {
+    yield* this.#keep(shard => slot => shard.isMarked(slot))
+    this.#mark = 0
+  }
+
+  /** Gives a snapshot up: whatever is known stays. */
+  abortSnapshot(): void {
+    this.#mark = 0
+  }
+
+  /** Forgets what is over at `now` (Unix milliseconds), a table a step. */
+  sweep(now: number): Generator<void, void, void> {
+    return this.#keep(shard => slot => !isOver(shard.end(slot), now))
+  }
+
+  *#keep(choose: (shard: Shard) => (slot: number) => boolean): Generator<void, void, void> {
+    for (let at = 0; at < SHARDS; at += 1) {
+      const shard = this.#shards[at]
+      if (shard === undefined) continue
+      const before = shard.size
+      const left = shard.kept(choose(shard))
+      this.#size -= before - left.size
+      this.#shards[at] = left.size === 0 ? undefined : left
+      yield
     }
-    if (this.#capacity > SMALLEST && this.#size * 4 < this.#capacity) {
-      let capacity = SMALLEST
-      while ((this.#size + 1) * 2 > capacity) capacity *= 2
-      this.#resize(capacity)
+  }
+
+  // The pair as JSON: joined strings would let one kind's id spell another's. Read from a string: four times as fast as
+  // from a buffer of its own.
+  #digest(kind: AnchorKind, id: string): void {
+    const bytes = hash('sha256', JSON.stringify([kind, id]), 'binary')
+    for (let word = 0; word < END; word += 1) {
+      const at = word * 4
+      this.#key[word] =
+        bytes.charCodeAt(at) |
+        (bytes.charCodeAt(at + 1) << 8) |
+        (bytes.charCodeAt(at + 2) << 16) |
+        (bytes.charCodeAt(at + 3) << 24)
     }
-    return before - this.#size
   }
 
-  // The slot that holds the key, else the free slot where it belongs. Linear probing: a table that is
-  // never more than two thirds full always has one.
-  #find(key: Uint32Array): number {
-    const mask = this.#capacity - 1
-    let slot = (key[0] ?? 0) & mask
-    while (this.#ends[slot] !== 0 && !this.#holds(slot, key)) slot = (slot + 1) & mask
-    return slot
-  }
-
-  #holds(slot: number, key: Uint32Array): boolean {
-    const at = slot * WORDS
-    return (
-      this.#keys[at] === key[0] &&
-      this.#keys[at + 1] === key[1] &&
-      this.#keys[at + 2] === key[2] &&
-      this.#keys[at + 3] === key[3]
-    )
-  }
-
-  // Closes the gap by moving later entries of the same run forward, so that no tombstones pile up.
-  #remove(slot: number): void {
-    const mask = this.#capacity - 1
-    let gap = slot
-    let next = slot
-    for (;;) {
-      next = (next + 1) & mask
-      if (this.#ends[next] === 0) break
-      const home = (this.#keys[next * WORDS] ?? 0) & mask
-      // Stays when its home lies between the gap (exclusive) and where it is, going round the table.
-      if (((next - home) & mask) < ((next - gap) & mask)) continue
-      this.#keys.copyWithin(gap * WORDS, next * WORDS, (next + 1) * WORDS)
-      this.#ends[gap] = this.#ends[next] ?? 0
-      gap = next
-    }
-    this.#ends[gap] = 0
-    this.#size -= 1
-  }
-
-  #resize(capacity: number): void {
-    const keys = this.#keys
-    const ends = this.#ends
-    this.#capacity = capacity
-    this.#keys = new Uint32Array(capacity * WORDS)
-    this.#ends = new Uint32Array(capacity)
-    for (let from = 0; from < ends.length; from += 1) {
-      const end = ends[from] ?? 0
-      if (end === 0) continue
-      const key = keys.subarray(from * WORDS, (from + 1) * WORDS)
-      const slot = this.#find(key)
-      this.#keys.set(key, slot * WORDS)
-      this.#ends[slot] = end
-    }
+  #shardOfKey(): number {
+    return (this.#key[3] ?? 0) % SHARDS
   }
 }
 
-// The pair as JSON: joined strings would let one kind's id spell another's.
-function digest(kind: AnchorKind, id: string): Uint32Array {
-  const bytes = hash('sha256', JSON.stringify([kind, id]), 'buffer')
-  const key = new Uint32Array(WORDS)
-  for (let word = 0; word < WORDS; word += 1) key[word] = bytes.readUInt32LE(word * 4)
-  return key
+// Linear probing: a table that is never more than three quarters full always has a free slot.
+class Shard {
+  readonly capacity: number
+  readonly #words: Uint32Array<ArrayBuffer>
+  readonly #marks: Uint8Array<ArrayBuffer>
+  #size = 0
+
+  constructor(capacity: number) {
+    this.capacity = capacity
+    this.#words = new Uint32Array(capacity * WORDS)
+    this.#marks = new Uint8Array(capacity)
+  }
+
+  get size(): number {
+    return this.#size
+  }
+
+  // The slot that holds the key, else the free slot where it belongs.
+  find(key: Uint32Array): number {
+    const words = this.#words
+    const [a = 0, b = 0, c = 0, d = 0] = [key[0], key[1], key[2], key[3]]
+    let slot = Math.floor((a / 0x1_0000_0000) * this.capacity)
+    for (;;) {
+      const at = slot * WORDS
+      if (words[at + END] === 0) return slot
+      if (words[at] === a && words[at + 1] === b && words[at + 2] === c && words[at + 3] === d) {
+        return slot
+      }
+      slot = slot + 1 === this.capacity ? 0 : slot + 1
+    }
+  }
+
+  // Unix seconds; 0 is a free slot.
+  end(slot: number): number {
+    return this.#words[slot * WORDS + END] ?? 0
+  }
+
+  isMarked(slot: number): boolean {
+    return this.#marks[slot] === 1
+  }
+
+  put(slot: number, key: Uint32Array, end: number, mark: number): void {
+    if (this.end(slot) === 0) this.#size += 1
+    this.#words.set(key, slot * WORDS)
+    this.#words[slot * WORDS + END] = end
+    if (mark === 1) this.#marks[slot] = 1
+  }
+
+  unmark(): void {
+    this.#marks.fill(0)
+  }
+
+  // This table without what is not to be kept, in less room where that leaves too much of it.
+  kept(keep: (slot: number) => boolean): Shard {
+    let left = 0
+    for (let slot = 0; slot < this.capacity; slot += 1) {
+      if (this.end(slot) !== 0 && keep(slot)) left += 1
+    }
+    if (left === this.#size) return this
+    let { capacity } = this
+    while (capacity > SMALLEST && left * 8 < capacity * 3) {
+      capacity = Math.max(SMALLEST, Math.floor(capacity / 1.5))
+    }
+    return this.moved(capacity, keep)
+  }
+
+  moved(capacity: number, keep: (slot: number) => boolean = () => true): Shard {
+    const other = new Shard(capacity)
+    for (let slot = 0; slot < this.capacity; slot += 1) {
+      const end = this.end(slot)
+      if (end === 0 || !keep(slot)) continue
+      const key = this.#words.subarray(slot * WORDS, slot * WORDS + END)
+      other.put(other.find(key), key, end, this.#marks[slot] ?? 0)
+    }
+    // Frees the room now. A collection may be far off, and the room of all tables is not to be held twice.
+    this.#words.buffer.transfer(0)
+    this.#marks.buffer.transfer(0)
+    return other
+  }
+}
+
+function isOver(end: number, now: number): boolean {
+  return end !== NEVER && end * 1000 <= now
 }

@@ -49,10 +49,12 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   #reason: Error | undefined
   #answered = false
   #ended = false
+  #held = false
   #dispatched = false
   #failed = false
   #callerLate = false
   #receivedBytes = 0
+  #droppedBytes = 0
 
   constructor(
     request: UpstreamRequest,
@@ -69,9 +71,10 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     return this.#dispatched
   }
 
-  /** Bytes of the response body so far. */
-  get receivedBytes(): number {
-    return this.#receivedBytes
+  /** Bytes of the response body that were passed on so far. */
+  get passedBytes(): number {
+    const waiting = this.#body?.readableLength ?? 0
+    return Math.max(0, this.#receivedBytes - this.#droppedBytes - waiting)
   }
 
   /** Whether the call ended before its response was whole. */
@@ -103,6 +106,44 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     this.#failed = true
     if (this.#controller !== undefined) this.#controller.abort(reason)
     else this.#fail(reason)
+  }
+
+  /** Passes on no more of the response than its reader has already, nor its end, until it is {@link cut}. */
+  hold(): void {
+    this.#held = true
+  }
+
+  /**
+   * Ends the response's body before its time, for its reader in good order: nothing of it is passed on any more. The
+   * upstream's connection is still to be {@link close}d.
+   *
+   * @param onCut called when the body's reader knows that it is over
+   */
+  cut(onCut: () => void): void {
+    const body = this.#body
+    if (body === undefined) return
+    this.#failed = true
+    this.drop(body.readableLength)
+    if (body.closed) return onCut()
+    body.once('close', onCut)
+    body.unpipe()
+    if (!this.#ended) {
+      this.#ended = true
+      body.push(null)
+    }
+    // Reads what is left, for nobody.
+    body.resume()
+  }
+
+  /** Closes the upstream's connection after a {@link cut}. */
+  close(): void {
+    this.#request.body?.destroy()
+    this.#controller?.abort(new Error('the response was cut'))
+  }
+
+  /** Takes note of bytes that the body's reader took and could not pass on. */
+  drop(bytes: number): void {
+    this.#droppedBytes += bytes
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
@@ -140,11 +181,13 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    if (this.#held) return
     this.#receivedBytes += chunk.length
     if (this.#body?.push(chunk) === false) controller.pause()
   }
 
   onResponseEnd(): void {
+    if (this.#held) return
     this.#ended = true
     this.#body?.push(null)
   }

@@ -105,6 +105,7 @@ export function refuse(
   const passage = request.passage ?? null
   const denial = passage?.answer === undefined ? asDenial(error) : brokenAnswer(error)
   if (passage !== null) passage.denial = denial
+  if (denial.check === 'revoked') passage?.revocation?.stamp(Date.now())
   const dispatched = passage?.dispatched === true
   const { body, headers } = refusalAnswer(denial, {
     requestId: request.id,

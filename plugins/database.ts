@@ -18,7 +18,7 @@ export type OnPage<Row> = (rows: readonly Row[]) => void | Promise<void>
 /** Reads Caracal's tables, those of all zones (contract section 14). */
 export interface Database {
   /**
-   * Reads in one transaction, page by page: `onPage` is awaited before the next page is fetched, and is not called for
+   * Reads in one transaction, in pages of up to 1,000 rows: `onPage` is awaited before the next page is fetched, and is not called for
    * a page without rows. What it throws ends the read and is thrown on.
    *
    * @throws DatabaseError
@@ -121,7 +121,7 @@ async function openDatabase(
       const problems = tableProblems(table, columns, found)
       if (problems.length > 0) {
         throw new DatabaseError(
-          `DATABASE_URL does not fit: ${problems.join('; ')}`,
+          `the database (DATABASE_URL) does not fit: ${problems.join('; ')}`,
           undefined,
           true,
         )

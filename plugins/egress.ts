@@ -13,6 +13,7 @@ import fp from 'fastify-plugin'
 import { LRUCache } from 'lru-cache'
 import { Agent, type Dispatcher } from 'undici'
 import { createEgressPolicy, type EgressPolicy } from '../lib/address.ts'
+import { connector } from '../lib/connector.ts'
 import type { ResponseHeaders } from '../lib/headers.ts'
 import type { UpstreamUrl } from '../lib/upstream-url.ts'
 
@@ -73,7 +74,8 @@ async function egress(app: FastifyInstance, options: EgressOptions): Promise<voi
   const agent = new Agent({
     pipelining: 1,
     allowH2: false,
-    connect: {
+    connect: connector({
+      allowH2: false,
       timeout: options.connectTimeout,
       rejectUnauthorized: true,
       lookup: checkedLookup(address => policy.permitsAddress(address)),
@@ -81,7 +83,7 @@ async function egress(app: FastifyInstance, options: EgressOptions): Promise<voi
         // Made once: reading the well-known certificates anew for each connection takes milliseconds.
         secureContext: tls.createSecureContext({ ca: [...tls.rootCertificates, options.ca] }),
       }),
-    },
+    }),
   })
 
   app.decorate('egress', {

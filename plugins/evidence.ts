@@ -14,6 +14,7 @@ import {
   resourceRequestEvent,
 } from '../lib/evidence.ts'
 import { type Mandate, subjectFingerprint } from '../lib/mandate.ts'
+import type { RevocationReceipt } from '../lib/revocation-receipt.ts'
 import type { Check, Passage, Settle } from './passage.ts'
 
 declare module 'fastify' {
@@ -47,24 +48,20 @@ async function evidence(app: FastifyInstance): Promise<void> {
     const milliseconds = performance.now() - passage.arrivedAt
     app.meters.request(milliseconds / 1000)
     const { mandate, denial } = passage
-    if (denial === undefined) {
-      const { resource, answer } = passage
-      const ms = Math.round(milliseconds)
-      request.log.debug(
-        { method: request.method, resource, status: answer?.statusCode, ms },
-        'request',
-      )
-    }
+    // A request can also have come to its own end before its turn to be cut.
+    const revocation = passage.revocation?.cut === true ? passage.revocation : undefined
+    if (revocation?.latencyMs !== undefined) app.meters.revocationCut(revocation.latencyMs / 1000)
+    if (denial === undefined) log(request, passage, revocation)
     if (mandate === undefined || UNRECORDED.has(denial?.check ?? '')) return
     const facts = factsOf(request, passage, mandate)
     if (passage.exchange !== undefined) {
-      const outcome = requestOutcome(passage, reply)
+      const outcome = requestOutcome(passage, reply, revocation)
       if (outcome.status === 'upstream_error') app.meters.count('upstream_errors')
       app.audit.record(resourceRequestEvent(facts, outcome), passage.intent)
     } else if (denial?.check === 'replayed') {
       app.audit.record(replayEvent(facts, mandate.jti))
     } else if (denial !== undefined) {
-      app.audit.record(deniedEvent(facts, denial.check, denial.statusCode))
+      app.audit.record(deniedEvent(facts, denial.check, denial.statusCode, revocation))
     }
   }
 
@@ -85,6 +82,32 @@ function factsOf(request: FastifyRequest, passage: Passage, mandate: Mandate): R
   return passage.requestFacts
 }
 
+/** What was refused is logged where it is refused. */
+function log(
+  request: FastifyRequest,
+  passage: Passage,
+  revocation: RevocationReceipt | undefined,
+): void {
+  const { resource, answer, mandate } = passage
+  const ms = Math.round(performance.now() - passage.arrivedAt)
+  const facts = { method: request.method, resource, status: answer?.statusCode, ms }
+  if (revocation === undefined) {
+    request.log.debug(facts, 'request')
+    return
+  }
+  request.log.info(
+    {
+      check: 'revoked',
+      anchor: revocation.anchor,
+      zone: mandate?.zoneId,
+      client: mandate?.clientId,
+      ...facts,
+      bytes: passage.call?.passedBytes,
+    },
+    'request cut short',
+  )
+}
+
 function requestFacts(request: FastifyRequest, passage: Passage, mandate: Mandate): RequestFacts {
   return {
     requestId: request.id,
@@ -99,7 +122,11 @@ function requestFacts(request: FastifyRequest, passage: Passage, mandate: Mandat
   }
 }
 
-function requestOutcome(passage: Passage, reply: FastifyReply): RequestOutcome {
+function requestOutcome(
+  passage: Passage,
+  reply: FastifyReply,
+  revocation: RevocationReceipt | undefined,
+): RequestOutcome {
   const { denial, call } = passage
   return {
     ...endOf(passage, reply),
@@ -107,8 +134,8 @@ function requestOutcome(passage: Passage, reply: FastifyReply): RequestOutcome {
       denial?.statusCode ?? (reply.raw.headersSent ? reply.raw.statusCode : CALLER_GONE),
     upstreamStatus: passage.answer?.statusCode,
     latencyMs: performance.now() - passage.arrivedAt,
-    responseBytes: call?.receivedBytes ?? 0,
-    revocationInterrupted: denial?.check === 'revoked',
+    responseBytes: call?.passedBytes ?? 0,
+    revocation,
     ...routeOf(passage),
   }
 }

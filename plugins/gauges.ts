@@ -13,7 +13,7 @@ export interface LastSeen {
 }
 
 async function gauges(app: FastifyInstance, { lastSeen }: { lastSeen: LastSeen }): Promise<void> {
-  const { meters, sts, audit, revocations, bindings, overload } = app
+  const { meters, sts, audit, revocations, bindings, database, overload, liveRequests } = app
   meters.gauge(
     'sts_exchange_latency_ms',
     'Duration of the last exchange',
@@ -37,6 +37,11 @@ async function gauges(app: FastifyInstance, { lastSeen }: { lastSeen: LastSeen }
     Number(revocations.isFresh()),
   )
   meters.gauge(
+    'revocation_history_incomplete',
+    'Whether the revocation stream lost entries of its last 24 hours, or may have',
+    () => Number(revocations.historyIncomplete),
+  )
+  meters.gauge(
     'revocation_propagation_seconds',
     'Time from a revocation message to its application, for the last one',
     () => lastSeen.revocationPropagation,
@@ -45,11 +50,43 @@ async function gauges(app: FastifyInstance, { lastSeen }: { lastSeen: LastSeen }
   meters.gauge('bindings_stale', 'Whether the binding source is invalid now', () =>
     Number(bindings.stale),
   )
+  if (database !== undefined) {
+    // These names are the same in every service of Caracal.
+    meters.gauge(
+      'caracal_db_pool_max_conns',
+      'Connections to the database that there may be',
+      () => database.maxConnections,
+    )
+    meters.gauge(
+      'caracal_db_pool_acquired_conns',
+      'Connections to the database in use',
+      () => database.acquiredConnections,
+    )
+    meters.gauge(
+      'caracal_db_pool_in_use_ratio',
+      'Share of the connections to the database in use',
+      () => database.acquiredConnections / database.maxConnections,
+    )
+  }
+  meters.gauge(
+    'streams_open',
+    'Responses whose headers are out and whose body is not',
+    () => liveRequests.streams,
+  )
   meters.gauge('requests_in_flight', 'Requests without response headers', () => overload.inFlight)
 }
 
 export default fp(gauges, {
   name: 'gauges',
   fastify: '5.x',
-  dependencies: ['metrics', 'sts', 'audit', 'revocations', 'bindings', 'overload'],
+  dependencies: [
+    'metrics',
+    'sts',
+    'audit',
+    'revocations',
+    'bindings',
+    'database',
+    'overload',
+    'live-requests',
+  ],
 })

@@ -47,8 +47,9 @@ const COUNTERS = {
   revocation_pending_replayed: 'Revocation messages taken over from a reader that left them',
   revocation_dead_letters: 'Revocation messages that name nothing to revoke',
   revocation_invalid_signatures: 'Revocation messages dropped for their signature',
-  revocation_reloads: 'Full rereads of the revocation stream',
-  revocation_reload_errors: 'Rereads of the revocation stream that failed',
+  revocation_reloads: 'Rereads of the revocations that somebody asked for',
+  revocation_reload_errors: 'Rereads of the revocations that somebody asked for and that failed',
+  streams_revoked: 'Responses cut short by a revocation',
 } as const satisfies Record<string, string>
 
 /** A counter without labels, by its name without prefix and `_total`. */
@@ -72,7 +73,9 @@ export interface Meters {
   stage(stage: Stage, seconds: number): void
   /** Takes a request's duration, in seconds. */
   request(seconds: number): void
-  /** Registers a gauge that is read when somebody asks; `name` is without prefix. */
+  /** Takes the time from a revocation to the end of a request in flight, in seconds. */
+  revocationCut(seconds: number): void
+  /** Registers a gauge that is read when somebody asks; `name` is without prefix, or whole and begins with `caracal_`. */
   gauge(name: string, help: string, read: () => number): void
   /** The series without labels, names without prefix and `_total` (contract section 1, `/metrics.json`). */
   flat(): Promise<Record<string, number>>
@@ -112,6 +115,13 @@ async function metrics(app: FastifyInstance): Promise<void> {
     registers,
   })
 
+  const cuts = new client.Histogram({
+    name: `${PREFIX}revocation_cut_seconds`,
+    help: 'Time from a revocation to the end of a request in flight that it concerns',
+    buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+    registers,
+  })
+
   app.decorate('meters', {
     registry,
     count: (name, by = 1) => counters.get(name)?.inc(by),
@@ -124,9 +134,10 @@ async function metrics(app: FastifyInstance): Promise<void> {
     keysFetched: reason => keyFetches.inc({ reason }),
     stage: (stage, seconds) => stages.observe({ stage }, seconds),
     request: seconds => requests.observe(seconds),
+    revocationCut: seconds => cuts.observe(seconds),
     gauge(name, help, read) {
       const gauge = new client.Gauge({
-        name: PREFIX + name,
+        name: name.startsWith('caracal_') ? name : PREFIX + name,
         help,
         collect() {
           this.set(read())
@@ -141,8 +152,8 @@ async function metrics(app: FastifyInstance): Promise<void> {
         const [only] = values
         if (values.length !== 1 || only === undefined || Object.keys(only.labels).length > 0)
           continue
-        if (!name.startsWith(PREFIX) || typeof only.value !== 'number') continue
-        const short = name.slice(PREFIX.length).replace(/_total$/, '')
+        if (!name.startsWith('caracal_') || typeof only.value !== 'number') continue
+        const short = name.replace(PREFIX, '').replace(/_total$/, '')
         figures[short === 'audit_queue_capacity' ? 'audit_queue_cap' : short] = only.value
       }
       return figures

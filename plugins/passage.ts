@@ -9,6 +9,7 @@ import type { Directive, DirectiveFacts } from '../lib/directive.ts'
 import type { RequestFacts } from '../lib/evidence.ts'
 import type { Mandate } from '../lib/mandate.ts'
 import type { CanonicalPath, RequestTarget } from '../lib/path.ts'
+import type { RevocationReceipt } from '../lib/revocation-receipt.ts'
 import type { TraceContext } from '../lib/trace.ts'
 import type { UpstreamCall, UpstreamResponse } from '../lib/upstream-call.ts'
 import type { Intent } from './audit/index.ts'
@@ -47,8 +48,8 @@ export class Passage {
   trace: TraceContext | undefined
   /** Whether the jti was spent: from then on the mandate cannot be used again. */
   spent = false
-  /** Whether a check waits for somebody's answer, which decides what evidence the request leaves. */
-  deciding = false
+  /** Ends a check that waits for somebody's answer; `undefined` while none does. */
+  endWait: (() => void) | undefined
   exchange: Exchange | undefined
   facts: DirectiveFacts | undefined
   directive: Directive | undefined
@@ -59,18 +60,46 @@ export class Passage {
   call: UpstreamCall | undefined
   /** The upstream's answer, from its headers on. */
   answer: UpstreamResponse | undefined
+  /** The last byte that was passed on of an event stream's body. */
+  lastByte: number | undefined
   /** The refusal that was answered. */
   denial: Denial | undefined
+  /** The revocation that concerns the request since it is in flight. */
+  revocation: RevocationReceipt | undefined
   /** A refusal that came from beside the checks (late body, broken framing) and waits for the next step. */
   interruption: Denial | undefined
   /** Whether the response is over, or the caller gone. */
   closed = false
   /** Whether the request has left its evidence. */
   settled = false
+  #abandoned: AbortController | undefined
 
   /** Whether a byte of the request can have reached the upstream. */
   get dispatched(): boolean {
     return this.call?.dispatched === true
+  }
+
+  /** Whether a check waits for somebody's answer, which decides what evidence the request leaves. */
+  get deciding(): boolean {
+    return this.endWait !== undefined
+  }
+
+  /** Aborts when nobody wants any more what a check waits for. */
+  get signal(): AbortSignal {
+    this.#abandoned ??= new AbortController()
+    return this.#abandoned.signal
+  }
+
+  /** Takes note of a revocation: the request goes no further than to its next step, which is refused. */
+  revoke(receipt: RevocationReceipt, refusal: Denial): void {
+    this.revocation = receipt
+    this.interruption = refusal
+  }
+
+  /** Ends the wait for a check at once, and what it waits for. */
+  abandon(): void {
+    this.endWait?.()
+    this.#abandoned?.abort(this.interruption)
   }
 }
 
@@ -109,13 +138,18 @@ export function hook(check: Check, onDecided: Settle) {
       done(passage.interruption)
       return
     }
-    passage.deciding = true
     const decided = (error?: Error) => {
-      passage.deciding = false
+      // Decided before: a revocation did not wait for the check.
+      if (passage.endWait !== endWait) return
+      passage.endWait = undefined
+      // Whatever the check says: it can have failed because the mandate was revoked.
+      const refusal = passage.revocation === undefined ? error : passage.interruption
       // A refusal is taken note of even when nobody is there to hear it.
-      if (error !== undefined || !passage.closed) done(error ?? passage.interruption)
+      if (refusal !== undefined || !passage.closed) done(refusal ?? passage.interruption)
       if (passage.closed) onDecided(request, passage, reply)
     }
+    const endWait = () => decided()
+    passage.endWait = endWait
     result.then(
       () => decided(),
       (thrown: unknown) => decided(failure(thrown)),

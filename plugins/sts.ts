@@ -8,6 +8,7 @@ import fp from 'fastify-plugin'
 import { type Dispatcher, Pool } from 'undici'
 import { Denial } from '../denial.ts'
 import { Circuit } from '../lib/circuit.ts'
+import { connector } from '../lib/connector.ts'
 import {
   type ExchangeAnswer,
   type ExchangeRequest,
@@ -36,8 +37,12 @@ export interface Sts {
    * @returns the denial to throw, or `undefined`
    */
   refusal(): Denial | undefined
-  /** Exchanges a mandate. @throws Denial every check named `sts_*` of contract section 2 */
-  exchange(request: ExchangeRequest): Promise<Exchange>
+  /**
+   * Exchanges a mandate. A `signal` that aborts ends the request to the STS, which then counts for nothing.
+   *
+   * @throws Denial every check named `sts_*` of contract section 2; the signal's reason when it aborts
+   */
+  exchange(request: ExchangeRequest, signal?: AbortSignal): Promise<Exchange>
   /** Whether `GET /health` answers 2xx within the time, in milliseconds. Never rejects. */
   healthy(timeout: number): Promise<boolean>
   readonly circuitOpen: boolean
@@ -79,11 +84,11 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
     pipelining: 1,
     headersTimeout: options.timeout,
     bodyTimeout: options.timeout,
-    connect: {
+    connect: connector({
       timeout: options.timeout,
       rejectUnauthorized: true,
       ...(options.ca !== undefined && { ca: options.ca }),
-    },
+    }),
   })
   const circuit = new Circuit({
     ...CIRCUIT,
@@ -98,7 +103,7 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
       headers: { 'retry-after': String(Math.max(1, Math.ceil(circuit.waitFor(clock()) / 1000))) },
     })
 
-  async function ask(request: ExchangeRequest): Promise<Exchange> {
+  async function ask(request: ExchangeRequest, signal?: AbortSignal): Promise<Exchange> {
     const body = exchangeBody(request)
     const headers: Record<string, string> = {
       'content-type': 'application/x-www-form-urlencoded',
@@ -107,8 +112,8 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
       'x-request-id': request.requestId,
       ...(key && signatureHeaders(key, path, body, now())),
     }
-    const answer = await send(pool, { path, method: 'POST', headers, body }, options.timeout)
-    return readAnswer(answer)
+    const post = { path, method: 'POST', headers, body } as const
+    return readAnswer(await send(pool, post, options.timeout, signal))
   }
 
   app.decorate('sts', {
@@ -118,16 +123,21 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
     refusal() {
       return circuit.refuses(clock()) ? circuitOpen() : undefined
     },
-    async exchange(request) {
+    async exchange(request, signal) {
       const entry = circuit.enter(clock())
       if (entry === undefined) throw circuitOpen()
       const startedAt = performance.now()
       try {
-        const exchange = await ask(request)
+        const exchange = await ask(request, signal)
         circuit.leave(entry, 'success', clock())
         options.onExchange?.(performance.now() - startedAt, 'success')
         return exchange
       } catch (error) {
+        if (signal?.aborted === true) {
+          // Nobody waited for the answer: it says nothing of the STS.
+          circuit.leave(entry, 'neutral', clock())
+          throw error
+        }
         const denial = error instanceof Denial ? error : undefined
         const failed = denial?.error === 'sts_unavailable' && denial.statusCode >= 500
         circuit.leave(entry, failed ? 'failure' : 'neutral', clock())
@@ -178,14 +188,17 @@ interface Answer {
   readonly text: string | undefined
 }
 
-/** Sends one request; rejects with `sts_timeout` or `sts_unreachable`. Redirects are not followed. */
+/** Sends one request; rejects with `sts_timeout`, `sts_unreachable` or the signal's reason. Follows no redirects. */
 async function send(
   pool: Pool,
   request: Omit<Dispatcher.RequestOptions, 'origin'>,
   timeout: number,
+  signal?: AbortSignal,
 ): Promise<Answer> {
   const deadline = new AbortController()
-  const timer = setTimeout(() => deadline.abort(), timeout)
+  const abort = () => deadline.abort()
+  const timer = setTimeout(abort, timeout)
+  signal?.addEventListener('abort', abort)
   try {
     const response = await pool.request({ ...request, signal: deadline.signal })
     return {
@@ -194,6 +207,7 @@ async function send(
       text: await limitedText(response.body, MAX_ANSWER_BYTES),
     }
   } catch (cause) {
+    signal?.throwIfAborted()
     throw new Denial(
       isTimeout(cause) || deadline.signal.aborted ? 'sts_timeout' : 'sts_unreachable',
       {
@@ -202,6 +216,7 @@ async function send(
     )
   } finally {
     clearTimeout(timer)
+    signal?.removeEventListener('abort', abort)
   }
 }
 

@@ -2,21 +2,16 @@
  * Forwards what passed every check, and holds no policy of its own (contract section 5).
  */
 import type { IncomingMessage } from 'node:http'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Denial } from '../denial.ts'
 import type { ProxyTrust } from '../lib/forwarded.ts'
-import { responseHeaders } from '../lib/headers.ts'
 import { PROXIED_METHODS } from '../lib/methods.ts'
 import { BodyTooLarge, hasBody, RequestBody } from '../lib/request-body.ts'
-import {
-  HeadersTimeout,
-  UpstreamCall,
-  type UpstreamRequest,
-  type UpstreamResponse,
-} from '../lib/upstream-call.ts'
+import { HeadersTimeout, UpstreamCall, type UpstreamRequest } from '../lib/upstream-call.ts'
 import { upstreamRequestHeaders, upstreamTarget } from '../lib/upstream-request.ts'
-import { type Respond, UnsafeAddress } from '../plugins/egress.ts'
+import { UnsafeAddress } from '../plugins/egress.ts'
 import { type Passage, passageOf } from '../plugins/passage.ts'
+import { passOn, sendBody } from './pass-on.ts'
 
 /** Options of the proxied routes; times in milliseconds, sizes in bytes. */
 export interface ProxyOptions {
@@ -36,6 +31,8 @@ export async function proxy(app: FastifyInstance, options: ProxyOptions): Promis
     url: '/*',
     handler(request, reply) {
       const passage = passageOf(request)
+      // What a revocation or a broken body found between two steps.
+      if (passage.interruption !== undefined) throw passage.interruption
       const upstream = buildRequest(request, passage, options)
       if (awaitsContinue(request.raw)) reply.raw.writeContinue()
       app.meters.count('requests_allowed')
@@ -56,7 +53,7 @@ export async function proxy(app: FastifyInstance, options: ProxyOptions): Promis
             )
             passage.call.start(dispatcher)
           }),
-        onResponse: () => sendBody(request, reply, passage),
+        onResponse: () => sendBody(app, request, reply),
       })
       return reply
     },
@@ -101,54 +98,6 @@ function buildRequest(
   } catch (cause) {
     throw new Denial('request_build_failed', { cause })
   }
-}
-
-/** Gives an upstream's answer to reply-from, unless the mandate was revoked meanwhile. */
-function passOn(
-  app: FastifyInstance,
-  request: FastifyRequest,
-  reply: FastifyReply,
-  answer: UpstreamResponse,
-  respond: Respond,
-): void {
-  const { statusCode, headers, body } = answer
-  const passage = passageOf(request)
-  passage.answer = answer
-  app.overload.release(passage)
-  if (app.revocations.isRevoked(request.mandate.anchors)) {
-    body.destroy()
-    void reply.send(new Denial('revoked'))
-    return
-  }
-  const { exp } = request.mandate
-  const secondsLeft = Math.max(0, Math.floor(exp - Date.now() / 1000))
-  respond(null, {
-    // Fastify refuses a status over 599, Node does not: `sendBody` sets the real one.
-    statusCode: Math.min(statusCode, 599),
-    headers: {
-      ...responseHeaders(headers, passage.directive?.authMode === 'none'),
-      'x-request-id': request.id,
-      'x-caracal-token-expires-in': String(secondsLeft),
-    },
-    body,
-  })
-}
-
-/** Sends what reply-from has prepared: the answer's real status, its headers at once, its body as it comes. */
-function sendBody(request: FastifyRequest, reply: FastifyReply, { answer }: Passage): void {
-  if (answer === undefined) throw new Error('there is no answer to send')
-  reply.raw.statusCode = answer.statusCode
-  // reply-from closes the connection when the request's body is still coming, which would reset it under the
-  // answer; what is left of the body is read for a moment instead (plugins/connections.ts).
-  if (!request.raw.complete) void reply.removeHeader('connection')
-  // Headers go out although no byte of a body may come for minutes; with one at hand they go out together.
-  reply.raw.once('pipe', () => {
-    setImmediate(() => {
-      // Not `flushHeaders`, which writes them as UTF-8: their bytes go on as they came.
-      if (!reply.raw.headersSent && !reply.raw.destroyed) reply.raw.write('', 'latin1')
-    })
-  })
-  void reply.send(answer.body)
 }
 
 /** Names what went wrong on the way to an upstream's response headers. */

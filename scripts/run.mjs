@@ -16,6 +16,30 @@ const TESTS = 'test/**/*.test.ts'
 const ENV_FILE = '--env-file-if-exists=.env'
 const COVER = ['--experimental-test-coverage', '--test-coverage-exclude=test/**']
 
+// What the tests start: the variable that names it, Debian's package, and what to install elsewhere.
+const SERVERS = [
+  {
+    variable: 'REDIS_SERVER',
+    debian: 'redis-server',
+    needed: 'redis-server: install Redis 7 or newer',
+    find: () => findOnPath('redis-server'),
+  },
+  {
+    variable: 'POSTGRES_BIN',
+    // It also starts a cluster of its own on port 5432, as it does for everyone who installs it. The setting against
+    // that is the whole machine's, and the tests leave both alone.
+    debian: 'postgresql',
+    needed: 'initdb and postgres: install PostgreSQL 13 or newer',
+    find: findPostgres,
+  },
+  {
+    variable: 'PGBOUNCER',
+    debian: 'pgbouncer',
+    needed: 'pgbouncer: install PgBouncer 1.18 or newer',
+    find: () => findOnPath('pgbouncer'),
+  },
+]
+
 const TASKS = {
   build,
   start: () => {
@@ -43,13 +67,13 @@ const TASKS = {
     node('--expose-gc', 'bench/revocation.ts', ...process.argv.slice(3))
   },
   cover: () => {
-    ensureRedis()
+    ensureServers()
     build()
     node(...TEST, ...COVER, TESTS)
   },
   verify,
   test: () => {
-    ensureRedis()
+    ensureServers()
     verify()
   },
 }
@@ -124,38 +148,52 @@ function findNode() {
   return fail(`Node.js ${OLDEST_NODE.join('.')} or newer is needed; this is ${process.version}`)
 }
 
-/** Finds redis-server, installs Debian's where that is possible, and tells the tests where it is. */
-function ensureRedis() {
-  if (findRedis()) return
+/** Finds the servers that the tests start, installs Debian's where that is possible, and tells the tests where they are. */
+function ensureServers() {
+  const packages = SERVERS.filter(server => !isFound(server)).map(server => server.debian)
+  if (packages.length === 0) return
   const mayInstall = process.getuid?.() === 0 && findOnPath('apt-get') !== undefined
   if (mayInstall) {
-    const install = ['apt-get', ['install', '-y', '--no-install-recommends', 'redis-server']]
+    const install = ['apt-get', ['install', '-y', '--no-install-recommends', ...packages]]
     if (attempt(...install) !== 0) {
       run('apt-get', ['update'])
       run(...install)
     }
   }
-  if (!findRedis()) {
-    fail('redis-server is needed: install Redis 7 or newer, or set REDIS_SERVER to its path')
+  const missing = SERVERS.filter(server => !isFound(server))
+  if (missing.length > 0) {
+    const needs = missing.map(({ needed, variable }) => `${needed}, or set ${variable} to its path`)
+    fail(`the tests need servers that are not there:\n  ${needs.join('\n  ')}`)
   }
 }
 
-function findRedis() {
-  const { REDIS_SERVER } = process.env
-  if (REDIS_SERVER) return existsSync(REDIS_SERVER)
-  const found = findOnPath('redis-server')
-  if (found !== undefined) process.env.REDIS_SERVER = found
+function isFound({ variable, find }) {
+  if (process.env[variable]) return existsSync(process.env[variable])
+  const found = find()
+  if (found !== undefined) process.env[variable] = found
   return found !== undefined
 }
 
+/** The folder that holds `initdb` and `postgres`, the newest of Debian's, which keeps them off the PATH. */
+function findPostgres() {
+  const debian = '/usr/lib/postgresql'
+  const versions = existsSync(debian) ? readdirSync(debian).map(Number) : []
+  const packaged = versions.sort((a, b) => b - a).map(version => join(debian, `${version}`, 'bin'))
+  return [...foldersOfPath(), ...packaged].find(folder =>
+    ['initdb', 'postgres'].every(name => existsSync(join(folder, name))),
+  )
+}
+
 function findOnPath(name) {
-  // Where it is installed although the user's PATH does not say so.
-  const usual = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
-  const folders = [...(process.env.PATH ?? '').split(delimiter), ...usual]
-  return folders
-    .filter(folder => folder !== '')
+  return foldersOfPath()
     .map(folder => join(folder, name))
     .find(file => existsSync(file))
+}
+
+function foldersOfPath() {
+  // Where it is installed although the user's PATH does not say so.
+  const usual = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
+  return [...(process.env.PATH ?? '').split(delimiter), ...usual].filter(folder => folder !== '')
 }
 
 function tool(name, ...args) {

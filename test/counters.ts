@@ -27,6 +27,7 @@ export const COUNTERS = [
   'revocation_invalid_signatures',
   'revocation_reloads',
   'revocation_reload_errors',
+  'streams_revoked',
   'sts_exchange_refused',
   'sts_exchange_unavailable',
 ] as const

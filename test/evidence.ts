@@ -1,21 +1,14 @@
 // What holds for all audit evidence, whatever a test is about (contract section 8).
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { Ajv2020 } from 'ajv/dist/2020.js'
-import addFormats from 'ajv-formats'
+import { validEvent } from './audit-schema.ts'
 
 /** An entry of the audit stream. */
 export interface EvidenceEntry {
   readonly fields: Readonly<Record<string, string>>
 }
 
-const SCHEMA = new URL('./schemas/caracal-audit-event-2026-05-21.schema.json', import.meta.url)
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
-
-const ajv = new Ajv2020({ strict: false })
-addFormats.default(ajv)
-const isEvent = ajv.compile(JSON.parse(readFileSync(SCHEMA, 'utf8')))
 
 /**
  * Fails unless every entry fits the schema and is signed over its bytes, no id comes with two contents, and no request
@@ -35,7 +28,7 @@ export function assertEvidence(
     const { id = '', data = '', sig, ...rest } = fields
     assert.deepEqual(rest, {})
     const event = JSON.parse(data)
-    assert.equal(isEvent(event), true, JSON.stringify(isEvent.errors))
+    assert.equal(validEvent(event), true, JSON.stringify(validEvent.errors))
     assert.equal(event.id, id)
     const expected = key && createHmac('sha256', Buffer.from(key, 'hex')).update(data).digest('hex')
     assert.equal(sig, expected)

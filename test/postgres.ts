@@ -2,7 +2,7 @@
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { chownSync, existsSync, readdirSync, readFileSync } from 'node:fs'
-import { chmod, chown, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { appendFile, chmod, chown, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
@@ -46,7 +46,8 @@ export interface TestPostgresOptions {
 export const ROLE = 'caracal_gateway'
 /** Its password; percent-encoded in a URL. */
 export const PASSWORD = 'pass/word@1'
-const DATABASE = 'caracal'
+/** The database of the tables. */
+export const DATABASE = 'caracal'
 
 /**
  * Starts PostgreSQL on a free port and ends it when the test is over.
@@ -91,7 +92,8 @@ export async function startPostgres(
     await writeFile(join(data, 'server.crt'), cert)
     await writeFile(join(data, 'server.key'), key)
     await chmod(join(data, 'server.key'), 0o600)
-    settings.push('-c', 'ssl=on')
+    // Not on the command line, so that a test can switch it by `alter system`.
+    await appendFile(join(data, 'postgresql.conf'), 'ssl = on\n')
   }
   if (user !== undefined) {
     for (const name of readdirSync(data)) chownSync(join(data, name), user.uid, user.gid)
@@ -239,8 +241,8 @@ function binaries(): string {
   return found
 }
 
-/** Whom to run as where the test runs as root, which PostgreSQL refuses. */
-function unprivileged(): { uid: number; gid: number } | undefined {
+/** Whom to run as where the test runs as root, which PostgreSQL and PgBouncer refuse. */
+export function unprivileged(): { uid: number; gid: number } | undefined {
   if (process.getuid?.() !== 0) return undefined
   const users = readFileSync('/etc/passwd', 'utf8')
   const entry = /^postgres:.*/m.exec(users) ?? /^nobody:.*/m.exec(users)

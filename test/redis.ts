@@ -20,9 +20,9 @@ export interface TestRedis {
   add(stream: string, fields: Readonly<Record<string, string>>, id?: string): Promise<string>
   /** All entries of a stream, oldest first. */
   entries(stream: string): Promise<{ id: string; fields: Record<string, string> }[]>
-  /** Ends the server; what it held is lost. */
+  /** Ends the server at once; what it held is lost unless it is durable. */
   stop(): Promise<void>
-  /** Starts an empty server on the same port, after {@link TestRedis.stop} if it still runs. */
+  /** Starts a server on the same port, empty unless it is durable; ends the one that still runs. */
   restart(): Promise<void>
   /** The server answers nothing, but keeps its connections, until {@link TestRedis.resume}. */
   pause(): void
@@ -40,17 +40,20 @@ export interface TestRedisOptions {
   readonly args?: readonly string[]
   /** The password that the server asks for. */
   readonly password?: string
+  /** Every command is on the disk before it is answered, and read again by {@link TestRedis.restart}. */
+  readonly durable?: boolean
 }
 
 /**
- * Starts `redis-server` on a free port, without persistence, and ends it when the test is over.
+ * Starts `redis-server` on a free port, and ends it when the test is over.
  *
  * @throws Error when the server does not come up; is it installed?
  */
 export async function startRedis(t: Cleanup, options: TestRedisOptions = {}): Promise<TestRedis> {
   const dir = await mkdtemp(join(tmpdir(), 'gateway-redis-'))
   const auth = options.password ? ['--requirepass', options.password] : []
-  const extra = [...auth, ...(options.args ?? [])]
+  const disk = options.durable ? ['--appendonly', 'yes', '--appendfsync', 'always'] : []
+  const extra = [...auth, ...disk, ...(options.args ?? [])]
   let port = 0
   let server = await withFreshPort(async () => {
     port = await freePort()
@@ -68,7 +71,7 @@ export async function startRedis(t: Cleanup, options: TestRedisOptions = {}): Pr
   client.on('error', () => undefined)
   t.after(async () => {
     client.disconnect()
-    await end(server)
+    await endServer(server)
     await rm(dir, { recursive: true, force: true })
   })
 
@@ -91,10 +94,10 @@ export async function startRedis(t: Cleanup, options: TestRedisOptions = {}): Pr
       })
     },
     async stop() {
-      await end(server)
+      await endServer(server)
     },
     async restart() {
-      await end(server)
+      await endServer(server)
       server = await serve(port, dir, extra)
     },
     pause() {
@@ -137,9 +140,18 @@ export async function freePort(): Promise<number> {
   }
 }
 
-async function serve(port: number, dir: string, extra: readonly string[]): Promise<ChildProcess> {
+function serve(port: number, dir: string, extra: readonly string[]): Promise<ChildProcess> {
   const args = ['--port', `${port}`, '--bind', '127.0.0.1', '--dir', dir]
   args.push('--save', '', '--appendonly', 'no', ...extra)
+  return runServer(args, 'Ready to accept connections')
+}
+
+/**
+ * Runs `redis-server`; resolves once it has printed the text.
+ *
+ * @throws Error with its output when it ends before
+ */
+export async function runServer(args: readonly string[], text: string): Promise<ChildProcess> {
   const server = spawn(process.env['REDIS_SERVER'] || 'redis-server', args, {
     stdio: ['ignore', 'pipe', 'ignore'],
   })
@@ -151,15 +163,16 @@ async function serve(port: number, dir: string, extra: readonly string[]): Promi
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
     server.once('close', () => reject(new Error(`redis-server ended: ${output}`)))
-    server.stdout?.setEncoding('utf8').on('data', (text: string) => {
-      output += text
-      if (output.includes('Ready to accept connections')) resolve()
+    server.stdout?.setEncoding('utf8').on('data', (chunk: string) => {
+      output += chunk
+      if (output.includes(text)) resolve()
     })
   })
   return server
 }
 
-async function end(server: ChildProcess): Promise<void> {
+/** Ends a server at once, also one that was stopped. */
+export async function endServer(server: ChildProcess): Promise<void> {
   if (server.exitCode !== null || server.signalCode !== null) return
   const ended = once(server, 'exit')
   // SIGKILL ends a stopped process too.

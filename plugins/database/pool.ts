@@ -62,6 +62,8 @@ export async function openPool(
     application_name: address.applicationName,
     ...(address.options !== undefined && { options: address.options }),
     ssl: ways[0],
+    // Said, so that a variable of the environment cannot say otherwise.
+    sslnegotiation: 'postgres',
     max: options.maxConnections,
     min: options.minConnections,
     connectionTimeoutMillis: Math.min(
@@ -98,8 +100,8 @@ export async function openPool(
       try {
         return await pool.connect().catch(error => {
           if (ways.length === 1 || !wantsOtherWay(error)) throw error
-          // Unless another read has found out already.
-          if (way === tried) take(1 - tried)
+          // Away from the one that was tried: another read may have found out already.
+          take(1 - tried)
           return pool.connect()
         })
       } catch (error) {

@@ -37,6 +37,7 @@ const GAUGES = [
   'revocation_snapshot_age_seconds',
   'revocation_snapshot_fresh',
   'revocation_propagation_seconds',
+  'revocation_history_incomplete',
   'bindings_loaded',
 ]
 

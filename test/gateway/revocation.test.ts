@@ -1,8 +1,6 @@
-// Holds the gateway to refuse what was revoked, before it is dispatched and before its answer is passed on
-// (contract section 6).
+// Holds the gateway to refuse what was revoked before it is dispatched (contract section 6).
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import type { ServerResponse } from 'node:http'
 import { before, describe, test } from 'node:test'
 import type { Claims } from '../../dev/sts.ts'
 import { hmacKey, signStreamEntry, verifyStreamEntry } from '../../lib/stream-signature.ts'
@@ -228,93 +226,6 @@ describe('the gateway', () => {
     assert.equal(series.get('caracal_gateway_revocation_propagation_seconds'), 0)
     const groups = await redis.command('XINFO', 'GROUPS', REVOCATIONS)
     assert.deepEqual(groups, [], 'it leaves nothing behind')
-  })
-
-  describe('looks again', () => {
-    interface Held {
-      readonly arrived: () => Promise<void>
-      readonly letGo: () => void
-    }
-
-    function holdExchange(): Held {
-      const exchanged = stack.sts.exchanges.length
-      let letGo = () => {}
-      const delay = new Promise<void>(resolve => {
-        letGo = resolve
-      })
-      stack.sts.respond = () => ({ delay })
-      return {
-        arrived: () => until(() => stack.sts.exchanges.length > exchanged),
-        letGo() {
-          stack.sts.respond = undefined
-          letGo()
-        },
-      }
-    }
-
-    test('when the exchange is done, and sends nothing', async () => {
-      for (const claim of CLAIMS) {
-        const field = ANCHORS.find(([, ...claims]) => claims.includes(claim))?.[0] ?? ''
-        const [jti, id] = [randomUUID(), randomUUID()]
-        const arrived = stack.upstream.arrivals.length
-        const held = holdExchange()
-        const pending = present({ [claim]: id, jti })
-        await held.arrived()
-        stack.sts.respond = undefined
-        await revoke(stack.redis, { [field]: id })
-        await settled()
-        const others = stack.upstream.arrivals.length - arrived
-        held.letGo()
-        const answer = await pending
-        assertRefusal(answer, { ...REVOKED, spent: true })
-        assert.equal(stack.upstream.arrivals.length, arrived + others)
-        const events = await stack.eventsOf(answer.requestId)
-        assert.deepEqual(
-          events.map(event => [
-            event.event_type,
-            event.evaluation_status,
-            event.metadata_json['revocation_interrupted'],
-            event.metadata_json['gateway_status'],
-          ]),
-          [['gateway_resource_request', 'upstream_error', true, 401]],
-        )
-      }
-    })
-
-    test("before it passes the upstream's headers on", async t => {
-      const { handler } = stack.upstream
-      t.after(() => {
-        stack.upstream.handler = handler
-      })
-      const sid = randomUUID()
-      let held: ServerResponse | undefined
-      stack.upstream.handler = (request, response, body) => {
-        if (request.url !== '/held') return handler(request, response, body)
-        held = response
-      }
-      const pending = call(stack.gateway.url, '/held', {
-        method: 'POST',
-        body: 'x',
-        token: stack.mint({ sid }),
-      })
-      await until(() => held !== undefined)
-      await revoke(stack.redis, { session_id: sid })
-      await settled()
-      held?.writeHead(200, { 'x-secret': 'of the upstream', 'content-type': 'text/plain' })
-      held?.end('secret')
-      const answer = await pending
-      assertRefusal(answer, { ...REVOKED, spent: true, dispatched: 'unknown' })
-      assert.equal(answer.headers['x-secret'], undefined)
-      const events = await stack.eventsOf(answer.requestId)
-      assert.deepEqual(
-        events.map(event => [
-          event.event_type,
-          event.evaluation_status,
-          event.metadata_json['revocation_interrupted'],
-        ]),
-        [['gateway_resource_request', 'upstream_error', true]],
-      )
-    })
   })
 
   test('forgets nothing when Redis comes back empty, and reads on', async () => {

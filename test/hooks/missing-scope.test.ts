@@ -4,14 +4,14 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { denyMissingScope } from '../../hooks/missing-scope.ts'
 import type { Enforcement } from '../../lib/bindings.ts'
-import { boundRequest, judge } from './judge.ts'
+import { bindings, boundRequest, judge } from './judge.ts'
 
 const judged = async (enforcement: Enforcement, scope: string, needed = 'billing:read') => {
   const noted: string[] = []
   const { passage = {} } = boundRequest(enforcement, '/v1/invoices/7', scope)
   const operation = { method: 'GET', path: '/', scope: needed }
   const verdict = await judge(
-    denyMissingScope(check => void noted.push(check)),
+    denyMissingScope(bindings(enforcement), check => void noted.push(check)),
     { passage: { ...passage, operation } },
   )
   return { ...verdict, noted }

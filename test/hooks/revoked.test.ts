@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { denyRevoked } from '../../hooks/revoked.ts'
 import type { Anchors } from '../../lib/mandate.ts'
-import type { Revocations } from '../../plugins/revocations.ts'
+import type { Revocations } from '../../plugins/revocations/index.ts'
 import { judge, mandate } from './judge.ts'
 
 async function judged(revoked: boolean, claims: Readonly<Record<string, unknown>>) {

@@ -3,12 +3,12 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { denyUndeclaredOperation } from '../../hooks/undeclared-operation.ts'
-import { type Given, RESOURCE, boundRequest, judge } from './judge.ts'
+import { type Given, NO_BINDINGS, RESOURCE, boundRequest, judge } from './judge.ts'
 
 const judged = async (given: Given) => {
   const noted: string[] = []
   const verdict = await judge(
-    denyUndeclaredOperation(check => void noted.push(check)),
+    denyUndeclaredOperation(NO_BINDINGS, check => void noted.push(check)),
     given,
   )
   return { ...verdict, noted }

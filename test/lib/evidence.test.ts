@@ -12,6 +12,7 @@ import {
   resourceRequestEvent,
   resultClass,
 } from '../../lib/evidence.ts'
+import { RevocationReceipt } from '../../lib/revocation-receipt.ts'
 
 const facts: RequestFacts = {
   requestId: 'r-1',
@@ -37,13 +38,19 @@ const outcome: RequestOutcome = {
   upstreamStatus: 201,
   latencyMs: 12.6,
   responseBytes: 3,
-  revocationInterrupted: false,
+  revocation: undefined,
   traceId: '0af7651916cd43dd8448eb211c80319c',
   upstreamHost: 'api.test',
   authMode: 'provider_oauth',
   providerId: 'p-1',
   connectionId: 'c-1',
   wouldDeny: 'missing_scope',
+}
+
+function receipt(revokedAt: number | undefined): RevocationReceipt {
+  const made = new RevocationReceipt('root_sid', revokedAt)
+  made.stamp(1_042)
+  return made
 }
 
 describe('resourceRequestEvent', () => {
@@ -76,6 +83,20 @@ describe('resourceRequestEvent', () => {
         would_deny: 'missing_scope',
       },
     })
+  })
+
+  it('is a receipt when a revocation ended the request', () => {
+    const { metadata_json: metadata } = resourceRequestEvent(facts, {
+      ...outcome,
+      revocation: receipt(1_000),
+    })
+    const { revocation_interrupted, revoked_anchor, revocation_latency_ms } = metadata
+    assert.deepEqual(
+      [revocation_interrupted, revoked_anchor, revocation_latency_ms],
+      [true, 'root_sid', 42],
+    )
+    const unknown = resourceRequestEvent(facts, { ...outcome, revocation: receipt(undefined) })
+    assert.ok(!('revocation_latency_ms' in unknown.metadata_json))
   })
 
   it('leaves out what is not known', () => {
@@ -124,6 +145,12 @@ describe('deniedEvent', () => {
       method: 'POST',
       gateway_status: 403,
     })
+  })
+
+  it('is a receipt when a revocation ended the request before the exchange was through', () => {
+    const { metadata_json: metadata } = deniedEvent(facts, 'revoked', 401, receipt(1_000))
+    assert.equal(metadata['revoked_anchor'], 'root_sid')
+    assert.equal(metadata['revocation_latency_ms'], 42)
   })
 })
 

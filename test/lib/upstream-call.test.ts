@@ -4,7 +4,8 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer, IncomingMessage, type ServerResponse } from 'node:http'
 import { createServer as createTcpServer, Socket } from 'node:net'
-import type { Readable } from 'node:stream'
+import { type Readable, Writable } from 'node:stream'
+import { finished } from 'node:stream/promises'
 import { describe, it, type TestContext } from 'node:test'
 import { Agent, buildConnector, Dispatcher } from 'undici'
 import { RequestBody } from '../../lib/request-body.ts'
@@ -16,7 +17,7 @@ import {
 } from '../../lib/upstream-call.ts'
 import { listen } from '../gateway/harness.ts'
 import { freePort } from '../redis.ts'
-import { stalled } from '../until.ts'
+import { stalled, until } from '../until.ts'
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void
 
@@ -140,7 +141,7 @@ describe('UpstreamCall', () => {
     assert.deepEqual(seen?.rawHeaders.slice(4), ['X-Twice', '1', 'x-twice', '2'])
     assert.equal(seen?.headers.host, 'api.test')
     assert.deepEqual(
-      [call.dispatched, call.failed, call.receivedBytes, results()],
+      [call.dispatched, call.failed, call.passedBytes, results()],
       [true, false, 4, 1],
     )
   })
@@ -163,16 +164,87 @@ describe('UpstreamCall', () => {
     assert.equal(results(), 1)
   })
 
+  it('is cut in good order: its reader hears of an end, the upstream of a closed connection', async t => {
+    const closed = Promise.withResolvers<void>()
+    const port = await http(t, (_request, response) => {
+      response.on('close', () => closed.resolve())
+      response.write('part one')
+    })
+    const { call, response } = place(t, port)
+    const { body } = await response
+    let heard = ''
+    const sink = new Writable({
+      write(piece, _encoding, done) {
+        heard += String(piece)
+        done()
+      },
+    })
+    const over = finished(body, { writable: false })
+    body.pipe(sink, { end: false })
+    await until(() => heard === 'part one')
+    const cut = Promise.withResolvers<void>()
+    call.cut(() => cut.resolve())
+    call.close()
+    await Promise.all([cut.promise, over, closed.promise])
+    assert.deepEqual([call.failed, call.passedBytes, heard], [true, 8, 'part one'])
+    assert.equal(sink.writableEnded, false)
+  })
+
+  it('passes nothing on while it is held, and no end', async t => {
+    const answers: ServerResponse[] = []
+    const port = await http(t, (_request, response) => {
+      answers.push(response)
+      response.write('part one')
+    })
+    const { call, response } = place(t, port)
+    const { body } = await response
+    let heard = ''
+    body.on('data', piece => (heard += piece))
+    await until(() => heard === 'part one')
+    call.hold()
+    await new Promise<void>(resolve => answers[0]?.end(' and two', () => resolve()))
+    await stalled(() => call.passedBytes)
+    assert.deepEqual([heard, body.readableEnded, call.passedBytes], ['part one', false, 8])
+    const cut = Promise.withResolvers<void>()
+    call.cut(() => cut.resolve())
+    await cut.promise
+    assert.deepEqual([heard, call.failed], ['part one', true])
+  })
+
+  it('drops what its reader did not take when it is cut, also of an answer that is whole', async t => {
+    for (const whole of [true, false]) {
+      const port = await http(t, (_request, response) => {
+        response.write('x'.repeat(40_000))
+        if (whole) response.end()
+      })
+      const { call, response } = place(t, port)
+      const { body } = await response
+      await until(() => body.readableLength === 40_000)
+      assert.equal(String(body.read(10_000)).length, 10_000)
+      assert.equal(call.passedBytes, 10_000)
+      const cut = Promise.withResolvers<void>()
+      call.cut(() => cut.resolve())
+      await cut.promise
+      assert.deepEqual([call.failed, call.passedBytes], [true, 10_000])
+      call.drop(4_000)
+      assert.equal(call.passedBytes, 6_000)
+      call.drop(9_999)
+      assert.equal(call.passedBytes, 0)
+    }
+  })
+
   it('takes no more of the answer than is read', async t => {
     const size = 16 * 1024 * 1024
     const port = await http(t, (_request, response) => response.end(Buffer.alloc(size)))
     const { call, response } = place(t, port)
     const { body } = await response
-    await stalled(() => call.receivedBytes)
-    assert.ok(call.receivedBytes <= 256 * 1024, `took ${call.receivedBytes} bytes`)
+    await stalled(() => body.readableLength)
+    assert.ok(body.readableLength <= 256 * 1024, `took ${body.readableLength} bytes`)
+    assert.equal(call.passedBytes, 0)
     let read = 0
     for await (const chunk of body) read += chunk.length
     assert.equal(read, size)
+    assert.equal(call.passedBytes, size)
   })
 
   it('fails, undispatched, where nobody listens', async t => {

@@ -115,6 +115,13 @@ describe('metrics', () => {
     assert.equal(flat['audit_queue_capacity'], undefined)
   })
 
+  it('leaves a name whole that every service of Caracal has', async t => {
+    const of = await meters(t)
+    of.gauge('caracal_db_pool_max_conns', 'Connections', () => 7)
+    assert.deepEqual(await samples(of, 'caracal_db_'), ['caracal_db_pool_max_conns 7'])
+    assert.equal((await of.flat())['caracal_db_pool_max_conns'], 7)
+  })
+
   it('shows in the flat form numbers without labels, and nothing else', async t => {
     const of = await meters(t)
     of.denied('revoked')

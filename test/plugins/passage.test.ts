@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import Fastify, { type FastifyRequest } from 'fastify'
 import { Denial } from '../../denial.ts'
+import { RevocationReceipt } from '../../lib/revocation-receipt.ts'
 import passagePlugin, { type Check, hook, Passage, passageOf } from '../../plugins/passage.ts'
 import { mandate } from '../hooks/judge.ts'
 
@@ -116,6 +117,42 @@ describe('hook', () => {
     const { error, ran } = await travel(null, [never])
     assert.match(String(error), /without a passage/)
     assert.equal(ran, false)
+  })
+
+  for (const [title, outcome] of [
+    ['admits', async () => {}],
+    ['denies', async () => assert.fail('sts_timeout')],
+    ['never decides', () => new Promise<void>(() => {})],
+  ] as [string, () => Promise<void>][]) {
+    it(`waits no longer for a check when the mandate is revoked, even if it ${title} then`, async () => {
+      const revoked = new Denial('revoked')
+      let reason: unknown
+      const check: Check = (_request, passage) => {
+        passage.signal.addEventListener('abort', () => {
+          reason = passage.signal.reason
+        })
+        setImmediate(() => {
+          passage.revoke(new RevocationReceipt('sid', undefined), revoked)
+          passage.abandon()
+          assert.equal(passage.deciding, false)
+        })
+        return new Promise(resolve => setImmediate(resolve)).then(outcome)
+      }
+      const { error, ran } = await travel(new Passage(), [check, never])
+      assert.equal(error, revoked)
+      assert.equal(reason, revoked)
+      assert.equal(ran, false)
+      await new Promise(setImmediate)
+    })
+  }
+
+  it('believes a revocation, whatever the check says that it interrupted', async () => {
+    const revoked = new Denial('revoked')
+    const check: Check = async (_request, passage) => {
+      passage.revoke(new RevocationReceipt('sid', undefined), revoked)
+      throw new Denial('sts_timeout')
+    }
+    assert.equal((await travel(new Passage(), [check, never])).error, revoked)
   })
 
   for (const asynchronous of [false, true]) {

@@ -1,10 +1,6 @@
 // The store on a real Redis: up, down, hanging, losing answers.
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { connect } from 'node:net'
-import { pipeline } from 'node:stream'
 import { type TestContext, test } from 'node:test'
-import { createServer as createTlsServer } from 'node:tls'
 import { inspect } from 'node:util'
 import Fastify, { type FastifyInstance } from 'fastify'
 import replay from '../../plugins/replay.ts'
@@ -12,6 +8,7 @@ import store, { type Store } from '../../plugins/store.ts'
 import { createCertificate } from '../certificate.ts'
 import { freePort, startRedis, type TestRedis } from '../redis.ts'
 import { startTcpProxy } from '../tcp-proxy.ts'
+import { startTlsProxy } from '../tls-proxy.ts'
 import { until } from '../until.ts'
 
 const READ_TIMEOUT = 300
@@ -218,21 +215,17 @@ test('the gateway hands on no arguments of a command with its error', async t =>
 
 test('the gateway verifies the certificate of rediss, with the authority it is given', async t => {
   const redis = await startRedis(t)
-  const { key, cert } = createCertificate()
-  const server = createTlsServer({ key, cert }, client => {
-    const upstream = connect(redis.port, '127.0.0.1')
-    pipeline(client, upstream, client, () => undefined)
-  }).listen(0, '127.0.0.1')
-  server.on('tlsClientError', () => undefined)
-  t.after(() => server.close())
-  await once(server, 'listening')
-  const address = server.address()
-  assert.ok(address !== null && typeof address === 'object')
-  const url = `rediss://127.0.0.1:${address.port}`
+  const certificate = createCertificate()
+  const url = `rediss://127.0.0.1:${await startTlsProxy(t, redis.port, certificate)}`
 
   const trusting = Fastify()
   t.after(() => trusting.close())
-  trusting.register(store, { url, ca: cert, dialTimeout: 1_000, readTimeout: READ_TIMEOUT })
+  trusting.register(store, {
+    url,
+    ca: certificate.cert,
+    dialTimeout: 1_000,
+    readTimeout: READ_TIMEOUT,
+  })
   await trusting.ready()
   assert.equal(await answers(trusting.store), true)
 

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { createHash, createHmac } from 'node:crypto'
+import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { createServer as createTcpServer } from 'node:net'
@@ -418,6 +419,25 @@ describe('the circuit', () => {
     clock.now += 1
     state.answer = json(403, '{"error":"access_denied"}')
     assert.equal((await refusal(app)).error, 'access_denied')
+    state.answer = grants
+    assert.equal((await app.sts.exchange(REQUEST)).accessToken, 'access')
+  })
+
+  it('takes an exchange that nobody waits for any more for none: it ends, and frees the probe’s place', async t => {
+    const { app, clock, state, results, opened: times } = await opened(t)
+    const before = results.length
+    clock.now += 10_000
+    const reached = Promise.withResolvers<ServerResponse>()
+    state.answer = (_request, response) => reached.resolve(response)
+    const abort = new AbortController()
+    const probe = app.sts.exchange(REQUEST, abort.signal)
+    const response = await reached.promise
+    const closed = once(response, 'close')
+    const reason = new Denial('revoked')
+    abort.abort(reason)
+    await assert.rejects(probe, error => error === reason)
+    await closed
+    assert.deepEqual([results.length, times(), app.sts.circuitOpen], [before, 1, true])
     state.answer = grants
     assert.equal((await app.sts.exchange(REQUEST)).accessToken, 'access')
   })

@@ -1,69 +1,23 @@
 // Revocations on a real Redis: history, live messages, forgeries, poison, and a Redis that forgets.
 import assert from 'node:assert/strict'
-import { type TestContext, test } from 'node:test'
-import Fastify from 'fastify'
-import { hmacKey, signStreamEntry, verifyStreamEntry } from '../../lib/stream-signature.ts'
-import revocations, {
-  DEAD_LETTER_STREAM,
-  REVOCATION_STREAM,
-  type RevocationsOptions,
-} from '../../plugins/revocations.ts'
-import store, { type Store, type StreamEntry } from '../../plugins/store.ts'
-import { startRedis, type TestRedis } from '../redis.ts'
-import { until } from '../until.ts'
+import { test } from 'node:test'
+import { createMemoryStore } from '../../../dev/memory-store.ts'
+import { hmacKey, verifyStreamEntry } from '../../../lib/stream-signature.ts'
+import { DEAD_LETTER_STREAM, REVOCATION_STREAM } from '../../../plugins/revocations/index.ts'
+import { startRedis } from '../../redis.ts'
+import { until } from '../../until.ts'
+import {
+  createDatabase,
+  HOUR,
+  KEY,
+  movedClock,
+  refreshed,
+  session,
+  signed,
+  start,
+} from './support.ts'
 
-const KEY = 'aa'.repeat(32)
 const PREVIOUS = 'bb'.repeat(32)
-const HOUR = 60 * 60 * 1000
-
-type Fields = Readonly<Record<string, string>>
-
-const signed = (fields: Fields, key = KEY): Fields => ({
-  ...fields,
-  _sig: signStreamEntry(hmacKey('key', key), REVOCATION_STREAM, fields),
-})
-const session = (id: string): Fields => ({ zone_id: 'z', session_id: id, reason: 'test' })
-
-interface Counts {
-  messages: number
-  invalid: number
-  dead: number
-  reloads: number
-  reloadErrors: number
-  propagation: number[]
-  lines: string[]
-}
-
-async function start(
-  t: TestContext,
-  redis: TestRedis,
-  options: RevocationsOptions = { hmacKey: KEY },
-) {
-  const counts: Counts = {
-    messages: 0,
-    invalid: 0,
-    dead: 0,
-    reloads: 0,
-    reloadErrors: 0,
-    propagation: [],
-    lines: [],
-  }
-  const stream = { write: (line: string) => void counts.lines.push(line) }
-  const app = Fastify({ logger: { level: 'debug', stream } })
-  t.after(() => app.close())
-  app.register(store, { url: redis.url, dialTimeout: 2_000, readTimeout: 500 })
-  app.register(revocations, {
-    ...options,
-    onMessage: () => void (counts.messages += 1),
-    onInvalidSignature: () => void (counts.invalid += 1),
-    onDeadLetter: () => void (counts.dead += 1),
-    onReload: () => void (counts.reloads += 1),
-    onReloadError: () => void (counts.reloadErrors += 1),
-    onPropagation: seconds => void counts.propagation.push(seconds),
-  })
-  await app.ready()
-  return { app, counts, revocations: app.revocations }
-}
 
 test('the gateway denies what was revoked before it started, and by each anchor', async t => {
   const redis = await startRedis(t)
@@ -73,7 +27,7 @@ test('the gateway denies what was revoked before it started, and by each anchor'
   await redis.add(REVOCATION_STREAM, signed({ edge_id: 'd2' }))
   const all = { session_id: 's3', agent_session_id: 'a3', delegation_edge_id: 'd3', edge_id: 'd4' }
   await redis.add(REVOCATION_STREAM, signed(all))
-  const { revocations, counts } = await start(t, redis)
+  const { revocations, counts } = await start(t, { redis })
   assert.equal(revocations.isFresh(), true)
   assert.equal(revocations.size, 8)
   for (const anchors of [
@@ -105,7 +59,7 @@ test('the gateway denies what was revoked before it started, and by each anchor'
 
 test('the gateway applies a live message within 100 ms', async t => {
   const redis = await startRedis(t)
-  const { revocations, counts } = await start(t, redis)
+  const { revocations, counts } = await start(t, { redis })
   for (let n = 0; n < 10; n += 1) {
     const added = performance.now()
     await redis.add(REVOCATION_STREAM, signed(session(`live-${n}`)))
@@ -126,7 +80,7 @@ test('the gateway misses no message that arrives while it starts', async t => {
       await redis.add(REVOCATION_STREAM, signed(session(`n-${last}`)))
   })()
   await until(() => last > 50)
-  const { revocations } = await start(t, redis)
+  const { revocations } = await start(t, { redis })
   const atStart = last
   await until(() => last > atStart + 50)
   writing.abort()
@@ -139,7 +93,7 @@ test('the gateway reads more history than one page', async t => {
   const redis = await startRedis(t)
   const script = `for n = 1, 2500 do redis.call('XADD', KEYS[1], '*', 'session_id', 's' .. n) end`
   await redis.command('EVAL', script, 1, REVOCATION_STREAM)
-  const { revocations, counts } = await start(t, redis, {})
+  const { revocations, counts } = await start(t, { redis, hmacKey: undefined })
   assert.equal(revocations.size, 2_500)
   assert.equal(counts.messages, 2_500)
   assert.ok(revocations.isRevoked({ sid: 's1' }) && revocations.isRevoked({ sid: 's2500' }))
@@ -151,15 +105,28 @@ test('the gateway lets a revocation count for 24 hours', async t => {
   await redis.add(REVOCATION_STREAM, signed(session('over')), `${now - 24 * HOUR - 5_000}-0`)
   await redis.add(REVOCATION_STREAM, signed(session('old')), `${now - 23 * HOUR}-0`)
   await redis.add(REVOCATION_STREAM, signed(session('new')))
-  const { revocations } = await start(t, redis)
+  const { revocations } = await start(t, { redis })
   assert.equal(revocations.isRevoked({ sid: 'over' }), false)
   assert.equal(revocations.isRevoked({ sid: 'old' }), true)
   assert.equal(revocations.size, 2)
-  const clock = t.mock.method(Date, 'now', () => now + HOUR + 5_000)
+  const clock = movedClock(t)
+  const wall = Date.now.bind(Date)
+  t.mock.method(Date, 'now', () => wall() + clock.ahead)
+  clock.ahead = HOUR + 5_000
   assert.equal(revocations.isRevoked({ sid: 'old' }), false)
   assert.equal(revocations.isRevoked({ sid: 'new' }), true)
-  assert.equal(revocations.size, 1)
-  clock.mock.restore()
+})
+
+test('the gateway lets no jump of the clock end a revocation', async t => {
+  const redis = await startRedis(t)
+  await redis.add(REVOCATION_STREAM, signed(session('old')))
+  const { revocations } = await start(t, { redis })
+  const wall = Date.now.bind(Date)
+  t.mock.method(Date, 'now', () => wall() + 25 * HOUR)
+  assert.equal(revocations.isRevoked({ sid: 'old' }), true)
+  await redis.add(REVOCATION_STREAM, signed(session('new')))
+  await until(() => revocations.isRevoked({ sid: 'new' }))
+  assert.equal(revocations.isRevoked({ sid: 'old' }), true)
 })
 
 test('the gateway drops and counts a message that is not signed with its keys', async t => {
@@ -169,7 +136,7 @@ test('the gateway drops and counts a message that is not signed with its keys', 
   await redis.add(REVOCATION_STREAM, signed(session('foreign'), 'cc'.repeat(32)))
   await redis.add(REVOCATION_STREAM, signed(session('rotated'), PREVIOUS))
   await redis.add(REVOCATION_STREAM, { unsigned: 'poison' })
-  const { revocations, counts } = await start(t, redis, { hmacKey: KEY, previousHmacKey: PREVIOUS })
+  const { revocations, counts } = await start(t, { redis, previousHmacKey: PREVIOUS })
   await redis.add(REVOCATION_STREAM, session('unsigned-live'))
   await redis.add(REVOCATION_STREAM, signed(session('last')))
   await until(() => revocations.isRevoked({ sid: 'last' }))
@@ -186,7 +153,7 @@ test('the gateway drops and counts a message that is not signed with its keys', 
 test('the gateway without a key takes every message', async t => {
   const redis = await startRedis(t)
   await redis.add(REVOCATION_STREAM, session('unsigned'))
-  const { revocations, counts } = await start(t, redis, {})
+  const { revocations, counts } = await start(t, { redis, hmacKey: undefined })
   assert.equal(revocations.isRevoked({ sid: 'unsigned' }), true)
   assert.equal(counts.invalid, 0)
 })
@@ -195,7 +162,7 @@ test('the gateway keeps a message that names nothing once, signed, as a dead let
   const redis = await startRedis(t)
   const poison = signed({ zone_id: 'z', session_id: '', sid: 'foreign field', reason: 'r' })
   const first = await redis.add(REVOCATION_STREAM, poison)
-  const { revocations, counts } = await start(t, redis)
+  const { revocations, counts } = await start(t, { redis })
   const second = await redis.add(REVOCATION_STREAM, signed({ reason: 'live' }))
   const letters = async () => redis.entries(DEAD_LETTER_STREAM)
   await until(async () => (await letters()).length === 2)
@@ -219,7 +186,7 @@ test('the gateway keeps a message that names nothing once, signed, as a dead let
 
   // Neither a reload nor another replica writes it again.
   await revocations.reload()
-  const other = await start(t, redis)
+  const other = await start(t, { redis })
   await redis.add(REVOCATION_STREAM, signed(session('last')))
   await until(() => other.revocations.isRevoked({ sid: 'last' }))
   await other.revocations.reload()
@@ -230,7 +197,7 @@ test('the gateway keeps a message that names nothing once, signed, as a dead let
 
 test('the gateway goes on after Redis was away, from where it was', async t => {
   const redis = await startRedis(t)
-  const { revocations, counts } = await start(t, redis)
+  const { revocations, counts } = await start(t, { redis })
   await redis.add(REVOCATION_STREAM, signed(session('before')))
   await until(() => revocations.isRevoked({ sid: 'before' }))
   redis.pause()
@@ -244,7 +211,7 @@ test('the gateway goes on after Redis was away, from where it was', async t => {
 
 test('the gateway forgets nothing when Redis comes back empty, and sees older ids', async t => {
   const redis = await startRedis(t)
-  const { revocations, counts } = await start(t, redis)
+  const { revocations, counts } = await start(t, { redis })
   await redis.add(REVOCATION_STREAM, signed(session('before')))
   await until(() => revocations.isRevoked({ sid: 'before' }))
   await redis.restart()
@@ -263,7 +230,7 @@ test('the gateway shares one read among concurrent reloads and counts it', async
   const redis = await startRedis(t)
   await redis.add(REVOCATION_STREAM, signed(session('a')))
   await redis.add(REVOCATION_STREAM, session('unsigned'))
-  const { revocations, counts } = await start(t, redis)
+  const { revocations, counts } = await start(t, { redis })
   const reads = async () => {
     const stats = String(await redis.command('INFO', 'commandstats'))
     return Number(/cmdstat_xrange:calls=(\d+)/.exec(stats)?.[1] ?? 0)
@@ -287,47 +254,84 @@ test('the gateway shares one read among concurrent reloads and counts it', async
   assert.equal(counts.reloadErrors, 1)
 })
 
-test('the gateway is fresh while the stream is idle and stale 70 s after the last read', async t => {
+test('the gateway is stale 70 s after the last proof, and fresh after the next one', async t => {
   const redis = await startRedis(t)
-  const { revocations, counts } = await start(t, redis)
-  const real = performance.now.bind(performance)
-  let ahead = 0
-  t.mock.method(performance, 'now', () => real() + ahead)
+  const { revocations, logged } = await start(t, { redis })
+  const clock = movedClock(t)
   assert.ok(revocations.snapshotAgeSeconds() < 5)
-  ahead = 71_000
+  clock.ahead = 71_000
   assert.equal(revocations.isFresh(), false)
   assert.ok(revocations.snapshotAgeSeconds() > 70)
-  // The read that blocks returns empty within 2 s.
-  while (!revocations.isFresh()) await new Promise(resolve => setTimeout(resolve, 20))
+  await until(() => revocations.isFresh(), 15_000)
+  await refreshed(clock, revocations)
   await redis.stop()
-  while (!counts.lines.some(line => line.includes('revocations cannot be read'))) {
-    await new Promise(resolve => setTimeout(resolve, 5))
-  }
-  ahead = 71_000 + 60_000
+  await until(() => logged('revocations cannot be read') === 1, 15_000)
+  clock.ahead += 50_000
   assert.equal(revocations.isFresh(), true)
-  ahead = 71_000 + 71_000
+  clock.ahead += 21_000
   assert.equal(revocations.isFresh(), false)
-  t.mock.restoreAll()
+  await until(() => logged('the revocation snapshot cannot be read') === 1, 15_000)
+  await redis.restart()
+  await until(() => revocations.isFresh(), 15_000)
+  assert.equal(logged('revocations are read again'), 1)
+  await until(() => logged('the revocation snapshot is read again') === 1, 15_000)
+})
+
+test('the gateway is not fresh by a snapshot alone: the stream has to be read as well', async t => {
+  const store = createMemoryStore()
+  let broken = false
+  const tail: typeof store.tail = async (...args) => {
+    if (broken) throw new Error('broken')
+    return store.tail(args[0], args[1], args[2], 5)
+  }
+  const { revocations, logged } = await start(t, {
+    store: { ...store, tail },
+    database: createDatabase(),
+  })
+  const clock = movedClock(t)
+  broken = true
+  await until(() => logged('revocations cannot be read') === 1, 15_000)
+  clock.ahead = 60_000
+  await revocations.reload()
+  assert.equal(revocations.isFresh(), true)
+  clock.ahead = 71_000
+  await revocations.reload()
+  assert.equal(revocations.isFresh(), false)
+  assert.ok(revocations.snapshotAgeSeconds() > 70)
+  broken = false
+  await until(() => revocations.isFresh(), 15_000)
+})
+
+test('the gateway tells of every anchor that comes to be revoked, and of the failure of who is told', async t => {
+  const redis = await startRedis(t)
+  const { revocations, counts, logged } = await start(t, { redis })
+  revocations.onRevoked(({ id }) => {
+    assert.ok(revocations.isRevoked({ sid: id }) || revocations.isRevoked({ agentSessionId: id }))
+    if (id === 'a') throw new Error('boom')
+  })
+  const first = await redis.add(
+    REVOCATION_STREAM,
+    signed({ session_id: 'a', agent_session_id: 'b' }),
+  )
+  await redis.add(REVOCATION_STREAM, signed(session('a')))
+  await redis.add(REVOCATION_STREAM, signed(session('c')))
+  await until(() => revocations.isRevoked({ sid: 'c' }))
+  const revokedAt = Number(first.split('-')[0])
+  assert.deepEqual(counts.revoked.slice(0, 2), [
+    { kind: 'session', id: 'a', revokedAt },
+    { kind: 'agent_session', id: 'b', revokedAt },
+  ])
+  assert.equal(counts.revoked.length, 3)
+  assert.equal(logged('who was told of a revocation failed'), 1)
 })
 
 test('the gateway does not start without a first read, or with half a rotation', async t => {
-  const broken: Store = {
-    ping: async () => undefined,
-    claim: async () => true,
-    append: async () => [],
-    range: async (): Promise<StreamEntry[]> => {
-      throw new Error('LOADING')
-    },
-    lastId: async () => undefined,
-    info: async () => undefined,
-    tail: async () => [],
-    close: () => undefined,
+  const store = createMemoryStore()
+  const failing = async () => {
+    throw new Error('LOADING')
   }
-  for (const options of [{ hmacKey: KEY }, { previousHmacKey: KEY }, { hmacKey: 'no hex' }]) {
-    const app = Fastify()
-    t.after(() => app.close())
-    app.register(store, { store: broken })
-    app.register(revocations, options)
-    await assert.rejects(async () => app.ready(), /LOADING|hmacKey/)
-  }
+  await assert.rejects(start(t, { store: { ...store, range: failing } }), /cannot be read: LOADING/)
+  await assert.rejects(start(t, { store: { ...store, info: failing } }), /cannot be read: LOADING/)
+  await assert.rejects(start(t, { hmacKey: undefined, previousHmacKey: KEY }), /hmacKey/)
+  await assert.rejects(start(t, { hmacKey: 'no hex' }), /hmacKey/)
 })
