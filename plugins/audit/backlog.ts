@@ -185,6 +185,7 @@ export class Backlog {
     } catch (error) {
       if (!isMissing(error)) return await this.#setBack(file, error)
     }
+    await closeLines(file)
     this.#files.delete(file.name)
     this.#draining = undefined
     this.#parked = this.#parked.filter(other => other !== file)
@@ -194,8 +195,7 @@ export class Backlog {
   /** Leaves a file that cannot be read, so that the others do not wait for it. */
   async #setBack(file: Draining, error: unknown): Promise<boolean> {
     this.#troubles.add(file.name, error)
-    // A generator that failed would say that it is at its end.
-    file.lines = undefined
+    await closeLines(file)
     if (file.accepted === 0) await this.#giveBack().catch(() => undefined)
     if (this.#draining === undefined) return true
     this.#draining = undefined
@@ -260,7 +260,7 @@ export class Backlog {
       await this.#directory.publish(remaining(file.rest, lines))
       await unlink(file.path)
     }
-    await file.lines?.return(undefined)
+    await closeLines(file)
     this.#draining = undefined
   }
 
@@ -287,6 +287,12 @@ export class Backlog {
     })
     this.#endPause = undefined
   }
+}
+
+/** Reading begins anew after that: a generator that failed would say that it is at its end. */
+async function closeLines(file: Draining): Promise<void> {
+  await file.lines?.return(undefined)
+  file.lines = undefined
 }
 
 /** Passes over lines that were read before. */

@@ -20,10 +20,9 @@ const BUFFER_BYTES = 64 * 1024
 export interface JournalItem {
   readonly journal: Journal
   readonly id: string
-  /** The line that is needed. */
-  readonly line: string
+  /** Of an intent, which may have to be written again. An outcome leaves by itself, to Redis or to a replay file. */
+  readonly line: string | undefined
   readonly bytes: number
-  readonly outcome: boolean
   segment: Segment<JournalItem>
 }
 
@@ -64,7 +63,7 @@ export class Journal {
   intend(event: WrittenEvent): JournalItem {
     const line = intentLine(event)
     const { segment, bytes } = this.#append(line)
-    return this.#keep({ journal: this, id: event.id, line, bytes, segment, outcome: false })
+    return this.#keep({ journal: this, id: event.id, line, bytes, segment })
   }
 
   /**
@@ -79,9 +78,8 @@ export class Journal {
     const lines = outcomes.map(({ event }) => outcomeLine(event))
     const { segment } = this.#append(lines.join(''))
     return outcomes.map(({ event, intent }, index) => {
-      const line = lines[index] ?? ''
-      const bytes = Buffer.byteLength(line)
-      const item = { journal: this, id: event.id, line, bytes, segment, outcome: true }
+      const bytes = Buffer.byteLength(lines[index] ?? '')
+      const item = { journal: this, id: event.id, line: undefined, bytes, segment }
       this.#keep(item)
       if (intent !== undefined) this.#drop(intent)
       return item
@@ -179,11 +177,11 @@ export class Journal {
   #compact(newest: Segment<JournalItem>): void {
     let spare = this.#bytes - Math.max(COMPACT_BYTES, 2 * this.#neededBytes)
     for (const oldest of this.#segments) {
-      // An outcome leaves by itself, to Redis or to a replay file.
-      if (spare <= 0 || oldest === newest || [...oldest.items].some(({ outcome }) => outcome)) break
+      const lines = [...oldest.items].map(({ line }) => line)
+      if (spare <= 0 || oldest === newest || lines.includes(undefined)) break
       spare -= oldest.bytes
-      if (oldest.items.size === 0) continue
-      this.#write(newest, [...oldest.items].map(({ line }) => line).join(''))
+      if (lines.length === 0) continue
+      this.#write(newest, lines.join(''))
       for (const item of oldest.items) {
         item.segment = newest
         newest.items.add(item)

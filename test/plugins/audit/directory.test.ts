@@ -8,6 +8,7 @@ import {
   readFile,
   rename,
   rm,
+  rmdir,
   stat,
   unlink,
   utimes,
@@ -400,6 +401,44 @@ describe('of what it finds in the directory, the gateway', () => {
       assert.deepEqual(sent(store), byId(left.due))
       await running.app.close()
       assert.deepEqual(await readdir(directory), [])
+    }),
+  )
+
+  test(
+    'holds nothing up for what it cannot read, and tries that again',
+    lastFirst(async t => {
+      const store = stubbornStore()
+      store.taking = Infinity
+      const directory = await temporaryDirectory(t)
+      // Nothing can be set aside under these names.
+      for (const name of ['a.ndjson', 'b.ndjson']) await mkdir(join(directory, `${name}.corrupt`))
+      await leave(join(directory, 'a.ndjson'), `torn\n${line(0)}`)
+      // More than is read at once: Redis has accepted some of it when the trouble begins.
+      const many = upTo(2_000).map(n => `${line(100 + n)}\n`)
+      await leave(join(directory, 'b.ndjson'), `${many.join('')}torn`)
+      await leave(join(directory, 'c.ndjson'), line(1))
+      const home = `gateway-2-${'aa'.repeat(8)}`
+      await leaveHome(directory, home, [], await deadOwner())
+      await rm(join(directory, home, '1.journal'))
+      await mkdir(join(directory, home, '1.journal'))
+      const running = await start(t, { store }, { directory, durability: 'strict' })
+      await until(() => taken(store).includes(1))
+      assert.equal(running.seen.corrupt, 0)
+      assert.equal(running.lines.filter(line => line.includes('cannot be read')).length, 3)
+      assert.deepEqual(await replayFiles(directory), ['a.ndjson'])
+      for (const name of ['a.ndjson', 'b.ndjson']) await rmdir(join(directory, `${name}.corrupt`))
+      await until(() => running.seen.corrupt === 2, LONG)
+      await until(() => store.taken.length === 2_002)
+      assert.deepEqual(
+        taken(store).toSorted((a, b) => a - b),
+        [0, 1, ...upTo(2_100).slice(100)],
+      )
+      await running.app.close()
+      const left = (await readdir(directory)).toSorted()
+      assert.deepEqual(left.slice(0, 2), ['a.ndjson.corrupt', 'b.ndjson.corrupt'])
+      // What could not be read is still there, for the next start.
+      assert.equal(left.length, 3)
+      assert.ok((await readdir(join(directory, left[2] ?? ''))).includes(home))
     }),
   )
 
