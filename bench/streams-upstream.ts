@@ -1,8 +1,8 @@
 // An upstream of event streams, as a process of its own: `/idle` says nothing after its first event, `/busy` says
-// something every two seconds. Prints its port.
+// something every five seconds. Prints its port.
 import { createServer } from 'node:http'
 
-const BUSY_INTERVAL = 2_000
+const BUSY_INTERVAL = 5_000
 
 const server = createServer((request, response) => {
   if (request.url !== '/idle' && request.url !== '/busy') return void response.end('ok')

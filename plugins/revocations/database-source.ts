@@ -22,14 +22,14 @@ interface Table {
   readonly condition: string
 }
 
-// Time is the database's own: nobody's clock has to agree with it.
+// Time is the database's own: nobody's clock has to agree with it. What is revoked and has no end stays revoked.
 const TABLES: readonly Table[] = [
   {
     kind: 'session',
     name: 'authority_records',
     times: ['expires_at', 'revoked_at'],
     at: 'revoked_at',
-    condition: `status = 'revoked' and expires_at > now() - interval '24 hours'`,
+    condition: `status = 'revoked' and (expires_at is null or expires_at > now() - interval '24 hours')`,
   },
   {
     kind: 'agent_session',

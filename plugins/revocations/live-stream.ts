@@ -67,7 +67,7 @@ export class LiveStream {
     this.#events = events
   }
 
-  /** When the last read that succeeded began, by `performance.now()`. */
+  /** When the last look or read began after which nothing was left to read, by `performance.now()`. */
   get lastRead(): number {
     return this.#lastRead
   }
@@ -84,6 +84,7 @@ export class LiveStream {
    * @throws Error when Redis does not answer, or the stream is not being read
    */
   async locate(): Promise<Located> {
+    const began = performance.now()
     const from = this.#position ?? '0-0'
     const before = this.#taken
     const meanwhile: string[] = []
@@ -92,6 +93,8 @@ export class LiveStream {
       const info = await this.#look()
       this.#assertRead()
       if (info.lastId !== undefined) await this.#reaches(info.lastId)
+      // There was nothing else to read then.
+      this.#lastRead = Math.max(this.#lastRead, began)
       const upTo = meanwhile.filter(id => compareStreamIds(id, info.lastGeneratedId) <= 0)
       return { info, from, taken: before + upTo.length }
     } finally {
@@ -140,7 +143,7 @@ export class LiveStream {
         if (this.#position !== from || !(await this.#take(entries))) continue
         // Afterwards: what there is to read does not wait for the other connection.
         if (this.#failures > 0) await this.#look()
-        this.#lastRead = began
+        this.#lastRead = Math.max(this.#lastRead, began)
         if (this.#failures > 0) {
           this.#log.info({ failures: this.#failures }, 'revocations are read again')
           this.#failures = 0
