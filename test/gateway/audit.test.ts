@@ -121,6 +121,8 @@ describe('before a request is dispatched, the gateway', () => {
     lastFirst(async t => {
       const stack = await startStack(t)
       assert.equal((await stack.call()).status, 200)
+      // Nothing is left to be written of that one.
+      await until(() => journalIn(stack.gateway.replayDirectory).at(-1)?.[0] === 'D')
       const limit = (bytes: string) =>
         run('prlimit', ['--pid', String(stack.gateway.child.pid), `--fsize=${bytes}:unlimited`])
       await limit('100')
