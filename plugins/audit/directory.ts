@@ -55,6 +55,7 @@ export class ReplayDirectory {
   #closed = false
   #looks = 0
   #timer: NodeJS.Timeout | undefined
+  #looking: Promise<void> | undefined
   readonly #names: Iterator<string>
 
   constructor(root: string, durability: Durability, log: FastifyBaseLogger) {
@@ -94,7 +95,8 @@ export class ReplayDirectory {
   /** Begins to use it; when that fails it is tried again, and {@link ReplayDirectory.usable} says so. */
   async open(): Promise<void> {
     this.#self = await thisProcess()
-    await this.#look()
+    this.#looking = this.#look()
+    await this.#looking
   }
 
   /** Something could not be written: the directory is not used before it was looked at. */
@@ -148,6 +150,7 @@ export class ReplayDirectory {
   async close(): Promise<void> {
     this.#closed = true
     clearTimeout(this.#timer)
+    await this.#looking
     const home = this.#home
     if (home === undefined) return
     const open = home.journal?.size ?? 0
@@ -171,14 +174,28 @@ export class ReplayDirectory {
     } catch (error) {
       this.fail(error)
     }
-    if (!this.#closed) this.#timer = setTimeout(() => void this.#look(), LOOK_INTERVAL).unref()
+    if (this.#closed) return
+    this.#timer = setTimeout(() => {
+      this.#looking = this.#look()
+    }, LOOK_INTERVAL).unref()
   }
 
-  /** Whether the directory of this process is still there, and the same. */
+  /** Whether the directory of this process is still there, and the same. @throws Error when that cannot be told */
   async #isHome(): Promise<boolean> {
     if (this.#home === undefined) return true
-    const { ino } = await stat(this.#home.path).catch(() => ({ ino: undefined }))
-    return ino === this.#home.inode
+    try {
+      const { ino } = await stat(this.#home.path)
+      return ino === this.#home.inode
+    } catch (error) {
+      if (
+        error instanceof Error &&
+        'code' in error &&
+        /^(?:ENOENT|ENOTDIR)$/.test(String(error.code))
+      ) {
+        return false
+      }
+      throw error
+    }
   }
 
   #leaveHome(): void {
@@ -226,7 +243,7 @@ export class ReplayDirectory {
         this.durability === 'relaxed' ? undefined : new Journal(path, this.durability === 'synced')
       return { path, inode: ino, journal }
     } catch (error) {
-      await rm(path, { recursive: true, force: true })
+      await rm(path, { recursive: true, force: true }).catch(() => undefined)
       throw error
     }
   }
