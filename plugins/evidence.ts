@@ -45,7 +45,7 @@ async function evidence(app: FastifyInstance): Promise<void> {
   function settle(request: FastifyRequest, passage: Passage, reply: FastifyReply): void {
     if (passage.settled || passage.deciding) return
     passage.settled = true
-    const milliseconds = performance.now() - passage.arrivedAt
+    const milliseconds = duration(passage)
     app.meters.request(milliseconds / 1000)
     const { mandate, denial } = passage
     // A request can also have come to its own end before its turn to be cut.
@@ -82,6 +82,11 @@ function factsOf(request: FastifyRequest, passage: Passage, mandate: Mandate): R
   return passage.requestFacts
 }
 
+/** Milliseconds from arrival to the end of the response, or until now. */
+function duration({ arrivedAt, closedAt = performance.now() }: Passage): number {
+  return closedAt - arrivedAt
+}
+
 /** What was refused is logged where it is refused. */
 function log(
   request: FastifyRequest,
@@ -89,7 +94,7 @@ function log(
   revocation: RevocationReceipt | undefined,
 ): void {
   const { resource, answer, mandate } = passage
-  const ms = Math.round(performance.now() - passage.arrivedAt)
+  const ms = Math.round(duration(passage))
   const facts = { method: request.method, resource, status: answer?.statusCode, ms }
   if (revocation === undefined) {
     request.log.debug(facts, 'request')
@@ -133,7 +138,7 @@ function requestOutcome(
     gatewayStatus:
       denial?.statusCode ?? (reply.raw.headersSent ? reply.raw.statusCode : CALLER_GONE),
     upstreamStatus: passage.answer?.statusCode,
-    latencyMs: performance.now() - passage.arrivedAt,
+    latencyMs: duration(passage),
     responseBytes: call?.passedBytes ?? 0,
     revocation,
     ...routeOf(passage),

@@ -68,8 +68,8 @@ export class Passage {
   revocation: RevocationReceipt | undefined
   /** A refusal that came from beside the checks (late body, broken framing) and waits for the next step. */
   interruption: Denial | undefined
-  /** Whether the response is over, or the caller gone. */
-  closed = false
+  /** `performance.now()` at which the response was over, or the caller gone, in milliseconds. */
+  closedAt: number | undefined
   /** Whether the request has left its evidence. */
   settled = false
   #abandoned: AbortController | undefined
@@ -77,6 +77,11 @@ export class Passage {
   /** Whether a byte of the request can have reached the upstream. */
   get dispatched(): boolean {
     return this.call?.dispatched === true
+  }
+
+  /** Whether the response is over, or the caller gone. */
+  get closed(): boolean {
+    return this.closedAt !== undefined
   }
 
   /** Whether a check waits for somebody's answer, which decides what evidence the request leaves. */
