@@ -6,11 +6,13 @@ import fp from 'fastify-plugin'
 import type { Denial } from '../denial.ts'
 import type { PresentedToken } from '../lib/bearer.ts'
 import type { Directive, DirectiveFacts } from '../lib/directive.ts'
+import type { RequestFacts } from '../lib/evidence.ts'
 import type { Mandate } from '../lib/mandate.ts'
 import type { CanonicalPath, RequestTarget } from '../lib/path.ts'
 import type { RevocationReceipt } from '../lib/revocation-receipt.ts'
 import type { TraceContext } from '../lib/trace.ts'
 import type { UpstreamCall, UpstreamResponse } from '../lib/upstream-call.ts'
+import type { Intent } from './audit/index.ts'
 import type { Binding, Operation } from './bindings.ts'
 import type { Exchange } from './sts.ts'
 
@@ -51,6 +53,10 @@ export class Passage {
   exchange: Exchange | undefined
   facts: DirectiveFacts | undefined
   directive: Directive | undefined
+  /** What every event of the request tells of it, once one was written. */
+  requestFacts: RequestFacts | undefined
+  /** The journal's word that the request is about to be dispatched. */
+  intent: Intent | undefined
   call: UpstreamCall | undefined
   /** The upstream's answer, from its headers on. */
   answer: UpstreamResponse | undefined
