@@ -366,6 +366,7 @@ describe('the gateway', () => {
             [requests_denied_total, streams_revoked_total, sts_exchange_errors_total],
             expected === undefined ? [1, undefined, undefined] : [undefined, 1, undefined],
           )
+          await until(() => stack.gateway.logs.some(({ reqId }) => reqId === id))
           const lines = stack.gateway.logs.filter(({ reqId }) => reqId === id)
           assert.deepEqual(
             lines.map(({ level, check, anchor, zone, client, resource }) => [
