@@ -36,7 +36,22 @@ export function createClients(options: ClientOptions, log: FastifyBaseLogger): C
   const forTail = { ...forCommands, ...tailOptions(options) }
   const pair = (place: Pick<RedisOptions, 'host' | 'port' | 'db' | 'Connector'>) => {
     const reached = { ...place, retryStrategy: retryDelay }
-    const commands = new Redis({ ...forCommands, ...reached, enableAutoPipelining: true })
+    let leaving = false
+    const commands = new Redis({
+      ...forCommands,
+      ...reached,
+      enableAutoPipelining: true,
+      // After a fail-over behind one address the connection still leads to what is now a replica. It is left once: each
+      // further refusal of a pipeline would add a timer and a listener to the same socket.
+      reconnectOnError({ message }: Error) {
+        if (leaving || !message.startsWith('READONLY')) return false
+        leaving = true
+        return true
+      },
+    })
+    commands.on('close', () => {
+      leaving = false
+    })
     const tail = new Redis({ ...forTail, ...reached })
     return { commands, tail, close: () => disconnect(commands, tail) }
   }

@@ -49,8 +49,6 @@ export function commandOptions(
     socketTimeout: readTimeout,
     // For the command that waits while others are still answered.
     commandTimeout: readTimeout + 50,
-    // After a fail-over behind one address the old connection still leads to what is now a replica.
-    reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
   } satisfies RedisOptions
 }
 

@@ -105,6 +105,34 @@ test('the gateway waits no longer than the read timeout for a Redis that hangs',
   assert.equal(await app.replay.claim('third', 'r', 60_000), true)
 })
 
+test('the gateway leaves a server that has become a replica, once, and comes back', async t => {
+  const redis = await startRedis(t)
+  const app = gateway(t, redis.url)
+  await app.ready()
+  const warnings: Error[] = []
+  const onWarning = (warning: Error) => void warnings.push(warning)
+  process.on('warning', onWarning)
+  t.after(() => process.off('warning', onWarning))
+  const accepted = async () => Number(/total_connections_received:(\d+)/.exec(await info())?.[1])
+  const info = async () => String(await redis.command('INFO', 'stats'))
+  const before = await accepted()
+  // A master that never answers: what the server holds stays.
+  await redis.command('REPLICAOF', '127.0.0.1', await freePort())
+  const entries = Array.from({ length: 100 }, (_, n) => ({ n: `${n}` }))
+  const refused = await app.store.append('s', entries)
+  assert.ok(refused.every(error => error instanceof Error))
+  assert.match(String(refused[0]), /READONLY/)
+  await until(() => answers(app.store))
+  assert.equal(await accepted(), before + 1)
+  await redis.command('REPLICAOF', 'NO', 'ONE')
+  assert.deepEqual(
+    await app.store.append('s', entries),
+    entries.map(() => undefined),
+  )
+  assert.equal((await redis.entries('s')).length, entries.length)
+  assert.deepEqual(warnings, [])
+})
+
 test('the gateway never sends a claim again whose answer was lost', async t => {
   const redis = await startRedis(t)
   const proxy = await startTcpProxy(t, redis.port)
