@@ -5,6 +5,7 @@ import type { Cleanup } from './redis.ts'
 /** What {@link lastFirst} gives a test. */
 export interface Scope extends Cleanup {
   skip(reason: string): void
+  diagnostic(message: string): void
 }
 
 /** A test whose cleanup runs last first, all of it; `TestContext.after` alone runs first first, up to what fails. */
@@ -19,6 +20,7 @@ export function lastFirst(body: (t: Scope) => Promise<void>) {
     await body({
       after: end => void ends.push(end),
       skip: reason => context.skip(reason),
+      diagnostic: message => context.diagnostic(message),
     })
   }
 }

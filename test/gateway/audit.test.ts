@@ -3,8 +3,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { once } from 'node:events'
-import { readdirSync, readFileSync } from 'node:fs'
 import { mkdir, readdir, rm, unlink, utimes, writeFile } from 'node:fs/promises'
 import type { ServerResponse } from 'node:http'
 import { join } from 'node:path'
@@ -16,16 +14,9 @@ import { uuidv7 } from '../../lib/uuid.ts'
 import { lastFirst } from '../cleanup.ts'
 import { freePort } from '../redis.ts'
 import { until } from '../until.ts'
-import {
-  type AuditEvent,
-  call,
-  type Gateway,
-  type Stack,
-  startGateway,
-  startStack,
-} from './harness.ts'
+import { type AuditEvent, call, type Stack, startGateway, startStack } from './harness.ts'
 import { assertRefusal, type Refusal } from './refusal.ts'
-import { hasLogged, temporaryDirectory } from './support.ts'
+import { filesIn, hasLogged, kill, temporaryDirectory } from './support.ts'
 
 const LONG = 30_000
 const run = promisify(execFile)
@@ -36,29 +27,11 @@ const UNAVAILABLE: Refusal = {
   description: 'audit evidence unavailable',
 }
 
-/** Everything that lies under a directory, by its path in it. */
-function filesIn(directory: string): Map<string, string> {
-  const names = readdirSync(directory, { recursive: true, encoding: 'utf8', withFileTypes: true })
-  return new Map(
-    names
-      .filter(entry => entry.isFile())
-      .map(({ parentPath, name }) => {
-        const path = join(parentPath, name)
-        return [path.slice(directory.length + 1), readFileSync(path, 'utf8')]
-      }),
-  )
-}
-
 /** The journal's lines, of all processes. */
 function journalIn(directory: string): string[] {
   return [...filesIn(directory)]
     .filter(([name]) => name.endsWith('.journal'))
     .flatMap(([, text]) => text.split('\n').filter(line => line !== ''))
-}
-
-async function kill({ child }: Gateway): Promise<void> {
-  child.kill('SIGKILL')
-  await once(child, 'exit')
 }
 
 /** From now on the upstream holds its answers back; resolves to those it holds. */
@@ -151,48 +124,6 @@ describe('before a request is dispatched, the gateway', () => {
 })
 
 describe('a gateway that was killed', () => {
-  for (const durability of ['strict', 'synced']) {
-    test(
-      `leaves evidence of every request that the upstream saw: ${durability}`,
-      lastFirst(async t => {
-        const directory = await temporaryDirectory(t)
-        const env = { AUDIT_REPLAY_DIR: directory, AUDIT_DURABILITY: durability }
-        const stack = await startStack(t, { env })
-        const seen = () =>
-          stack.upstream.arrivals.map(({ headers }) => String(headers['x-request-id']))
-        const answered: string[] = []
-        const clients = Array.from({ length: 8 }, async () => {
-          for (;;) answered.push((await stack.call()).requestId)
-        }).map(client => client.catch(() => undefined))
-        await until(() => answered.length >= 100, LONG)
-        const held = hold(stack)
-        await until(() => held.length >= 8, LONG)
-        await kill(stack.gateway)
-        await Promise.all(clients)
-        assert.equal(seen().length >= 108, true)
-
-        // Two at once, and a third: whoever comes first.
-        const next = [1, 2, 3].map(() => startGateway(t, stack.env))
-        await Promise.all(next)
-        const found = async () => Map.groupBy(await stack.events(), ({ request_id }) => request_id)
-        await until(async () => {
-          const events = await found()
-          return seen().every(id => events.has(id))
-        }, LONG)
-        for (const gateway of await Promise.all(next)) assert.equal(await gateway.stop(), 0)
-        const events = await found()
-        const statuses = seen().map(id => new Set(ends(events.get(id) ?? [])))
-        assert.deepEqual(
-          statuses.filter(({ size }) => size !== 1),
-          [],
-        )
-        const interrupted = statuses.filter(status => status.has('interrupted'))
-        assert.ok(interrupted.length >= 8)
-        assert.deepEqual(filesIn(directory), new Map())
-      }),
-    )
-  }
-
   test(
     'is followed by one that says once what was interrupted, and what it knew',
     lastFirst(async t => {

@@ -12,7 +12,14 @@ import { fileURLToPath } from 'node:url'
 import { Client } from 'undici'
 import { createDevSts, type Claims, type DevSts, type Directive } from '../../dev/sts.ts'
 import { assertEvidence } from '../evidence.ts'
-import { type Cleanup, freePort, startRedis, type TestRedis, withFreshPort } from '../redis.ts'
+import {
+  type Cleanup,
+  freePort,
+  startRedis,
+  type TestRedis,
+  type TestRedisOptions,
+  withFreshPort,
+} from '../redis.ts'
 import { until } from '../until.ts'
 
 /** Keys that the gateway and its counterparts share in tests. */
@@ -239,6 +246,7 @@ export interface StackOptions {
   /** Zones the STS knows beside {@link ZONE}. */
   readonly zones?: readonly string[]
   readonly sts?: Partial<Parameters<typeof createDevSts>[0]>
+  readonly redis?: TestRedisOptions
 }
 
 /** Starts Redis, STS, upstream and gateway; everything ends with the test. */
@@ -253,7 +261,7 @@ export async function startStack(test: Cleanup, options: StackOptions = {}): Pro
       for (const end of ends) await end()
     }
   })
-  const [redis, upstream] = await Promise.all([startRedis(t), startUpstream(t)])
+  const [redis, upstream] = await Promise.all([startRedis(t, options.redis), startUpstream(t)])
   const directive = { url: upstream.url, auth_mode: 'none' }
   const sts = createDevSts({
     zones: [ZONE, ...(options.zones ?? [])],

@@ -1,4 +1,6 @@
 // What several end-to-end tests need beside the stack.
+import { once } from 'node:events'
+import { readdirSync, readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -21,6 +23,26 @@ export async function temporaryDirectory(t: Cleanup): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), 'gateway-test-'))
   t.after(() => rm(directory, { recursive: true, force: true }))
   return directory
+}
+
+/** Everything that lies under a directory, by its path in it. */
+export function filesIn(directory: string): Map<string, string> {
+  const names = readdirSync(directory, { recursive: true, encoding: 'utf8', withFileTypes: true })
+  return new Map(
+    names
+      .filter(entry => entry.isFile())
+      .map(({ parentPath, name }) => {
+        const path = join(parentPath, name)
+        return [path.slice(directory.length + 1), readFileSync(path, 'utf8')]
+      }),
+  )
+}
+
+/** Kills a gateway as the kernel would when memory runs out. */
+export async function kill({ child }: Gateway): Promise<void> {
+  const ended = once(child, 'exit')
+  child.kill('SIGKILL')
+  await ended
 }
 
 /** The stream that Caracal publishes revocations to. */
