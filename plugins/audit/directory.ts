@@ -3,6 +3,7 @@
  * relies on it: what failed is tried again here, once a second, and by no request.
  */
 import { randomBytes } from 'node:crypto'
+import { rmSync } from 'node:fs'
 import { mkdir, readdir, rename, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
@@ -23,6 +24,9 @@ export const OWNER_FILE = 'owner'
 export const RELEASED_FILE = 'released'
 
 const PROBE_FILE = 'probe'
+/** Given up when something cannot be written: whoever starts on a full disk needs room for a directory of its own. */
+const RESERVE_FILE = 'reserve'
+const RESERVE_BYTES = 64 * 1024
 const LOOK_INTERVAL = 1_000
 const LOOKS_PER_HEARTBEAT = 5
 
@@ -106,6 +110,7 @@ export class ReplayDirectory {
     this.#complained = true
     const line = { directory: this.root, reason: loggedReason(error) }
     this.#log.error(line, 'audit replay directory cannot be used')
+    this.#giveUpReserve()
   }
 
   /**
@@ -212,6 +217,7 @@ export class ReplayDirectory {
     await mkdir(this.root, { recursive: true, mode: 0o700 })
     const home = (this.#home ??= await this.#makeHome())
     if (this.#complained) await this.#probe(home.path)
+    await this.#reserve(home.path)
     if (this.#closed) return
     this.#usable = true
     if (this.#complained) {
@@ -229,6 +235,26 @@ export class ReplayDirectory {
       await writeSynced(path, [' '.repeat(MAX_LINE_BYTES)])
     } finally {
       await rm(path, { force: true })
+    }
+  }
+
+  /** On a disk that has no room for it there is none. */
+  async #reserve(home: string): Promise<void> {
+    const path = join(home, RESERVE_FILE)
+    try {
+      // Nothing that a file system could make smaller.
+      await writeFile(path, randomBytes(RESERVE_BYTES), { mode: 0o600 })
+    } catch {
+      await rm(path, { force: true }).catch(() => undefined)
+    }
+  }
+
+  #giveUpReserve(): void {
+    try {
+      // At once: who fills a disk may be killed next.
+      if (this.#home !== undefined) rmSync(join(this.#home.path, RESERVE_FILE), { force: true })
+    } catch {
+      // A directory that cannot be changed is not full.
     }
   }
 
@@ -269,7 +295,8 @@ export async function removeDirectory(path: string, within: string): Promise<voi
 
 /** Whether a file in a process's directory is more than what every process has, and what it had begun to write. */
 function isEvidence(name: string): boolean {
-  return name !== OWNER_FILE && name !== PROBE_FILE && !name.endsWith('.tmp') && !SEGMENT.test(name)
+  const usual = [OWNER_FILE, PROBE_FILE, RESERVE_FILE].includes(name)
+  return !usual && !name.endsWith('.tmp') && !SEGMENT.test(name)
 }
 
 function uniqueName(kind: string): string {

@@ -9,7 +9,7 @@ import { describe, test } from 'node:test'
 import { promisify } from 'node:util'
 import { lastFirst, type Scope } from '../cleanup.ts'
 import { until } from '../until.ts'
-import { type Gateway, type Stack, startStack } from './harness.ts'
+import { type Gateway, type Stack, startGateway, startStack } from './harness.ts'
 import {
   type Account,
   assertAccounted,
@@ -21,7 +21,7 @@ import {
   reasonOf,
   work,
 } from './load.ts'
-import { hasLogged, temporaryDirectory } from './support.ts'
+import { hasLogged, kill, temporaryDirectory } from './support.ts'
 
 const LONG = 30_000
 const UNPROVABLE = '503 audit evidence unavailable'
@@ -146,6 +146,25 @@ for (const [what, make] of Object.entries(DISKS)) {
     )
   })
 }
+
+test(
+  'the gateway starts on a disk that was full when it was killed, and sends what it left there',
+  lastFirst(async t => {
+    const disk = await smallDisk(t).catch((error: Error) => t.skip(error.message))
+    if (disk === undefined) return
+    const { stack, load } = await start(disk.directory, t)
+    await load.more('200', 200)
+    await disk.fill(stack.gateway)
+    await load.more(UNPROVABLE, 100)
+    await kill(stack.gateway)
+    await load.stop()
+    const next = await startGateway(t, stack.env)
+    await assertSettled(next)
+    await assertAccounted(t, stack, { loads: [load], killed: true })
+    await disk.relieve(next)
+    await assertNothingLeft(disk.directory, [next])
+  }),
+)
 
 test(
   'the gateway outlives its directory: removed under load, replaced by a file, and made again',
