@@ -120,13 +120,15 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
 
   function cutBody({ request, passage, reply }: Live, call: UpstreamCall, refusal: Denial): void {
     const { raw } = reply
+    // Before the cut, which reads on for nobody: what is dropped has not begun a line at the caller.
+    const { lastByte } = passage
     passage.revocation?.stamp(Date.now())
     app.meters.count('streams_revoked')
     calls.push(call)
     call.cut(() => {
       const { error, description } = refusal
       const facts = { error, error_description: description, requestId: request.id }
-      const event = isOpenEventStream(raw) ? revokedEvent(passage.lastByte, facts) : undefined
+      const event = isOpenEventStream(raw) ? revokedEvent(lastByte, facts) : undefined
       endRevoked(raw, event, bytes => call.drop(bytes))
     })
   }

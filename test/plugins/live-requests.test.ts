@@ -1,6 +1,8 @@
 // Holds the gateway to keeping no request that is over, however it ended, and to cutting many without a stall.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
+import type { ServerResponse } from 'node:http'
+import type { Readable } from 'node:stream'
 import { test, type TestContext } from 'node:test'
 import type { FastifyInstance } from 'fastify'
 import { REVOCATION_STREAM } from '../../plugins/revocations/index.ts'
@@ -142,6 +144,31 @@ test('the gateway registers a request under all its anchors, and only while it i
   assert.equal(app.liveRequests.anchors, 3)
   second.close()
   await until(() => app.liveRequests.anchors === 0)
+})
+
+test('the gateway begins the last event on a line of its own, whatever it has and does not pass on', async t => {
+  const { app, world, open, revoke } = await start(t)
+  const upstream = Promise.withResolvers<ServerResponse>()
+  world.upstream.handler = (_request, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    response.write('data: 10')
+    upstream.resolve(response)
+  }
+  const source = Promise.withResolvers<Readable>()
+  app.server.prependOnceListener('request', (_request, response: ServerResponse) => {
+    // A caller that takes nothing more for now.
+    const write = response.write.bind(response) as (...args: unknown[]) => boolean
+    response.write = (...args: unknown[]) => write(...args) && false
+    response.once('pipe', source.resolve)
+  })
+  const wire = open('GET /slow', { sid: 'slow' })
+  await wire.receives(/data: 10/)
+  const body = await source.promise
+  ;(await upstream.promise).write('0\n\n')
+  await until(() => body.readableLength === 3)
+  await revoke('slow')
+  const text = await wire.receives(/X-Caracal-Revoked/)
+  assert.match(text, /\r\ndata: 10\r\n[0-9a-f]+\r\n\nevent: caracal-revoked\n/)
 })
 
 test('the gateway ends hundreds that one revocation concerns, and others have their turn in between', async t => {
