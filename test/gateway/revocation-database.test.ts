@@ -10,7 +10,7 @@ import type { Claims } from '../../dev/sts.ts'
 import { startPostgres, type TestPostgres } from '../postgres.ts'
 import { until } from '../until.ts'
 import { type MovableClock, movableClock } from './clock.ts'
-import { call, RESOURCE, type Stack, startStack, ZONE } from './harness.ts'
+import { call, head, RESOURCE, type Stack, startStack, Wire, ZONE } from './harness.ts'
 import { assertRefusal, type Refusal } from './refusal.ts'
 import { hasLogged, revoke, suiteCleanup } from './support.ts'
 
@@ -54,6 +54,15 @@ describe('the gateway with a database', () => {
       { id: 'r-active', zone_id: 'zone-1', status: 'active' },
       { id: 'r-expired', zone_id: 'zone-1', status: 'expired' },
     )
+    // The contract does not rule it out, and what has no end has not ended.
+    await postgres.query('alter table authority_records alter column expires_at drop not null')
+    await postgres.insert('authority_records', {
+      id: 'r-endless',
+      zone_id: 'zone-1',
+      status: 'revoked',
+      expires_at: null,
+      revoked_at: hoursAgo(100),
+    })
     await postgres.insert(
       'sessions',
       { id: 's-terminated', zone_id: 'zone-1', status: 'terminated', updated_at: hoursAgo(23) },
@@ -79,6 +88,7 @@ describe('the gateway with a database', () => {
       { root_sid: 'r-revoked' },
       { sid: 'r-other-zone' },
       { sid: 'r-ending' },
+      { sid: 'r-endless' },
       { agent_session_id: 's-terminated' },
       { delegation_edge_id: 'd-revoked' },
     ]
@@ -98,7 +108,7 @@ describe('the gateway with a database', () => {
     for (const claims of others) {
       assert.equal((await present(claims)).status, 200, JSON.stringify(claims))
     }
-    assert.equal(await stack.metric('revocations_active'), 5)
+    assert.equal(await stack.metric('revocations_active'), 6)
     assert.equal(await stack.metric('revocation_history_incomplete'), 0)
   })
 
@@ -110,6 +120,45 @@ describe('the gateway with a database', () => {
     await clock.advance(31_000)
     await until(async () => (await present({ sid: id })).status === 401, SOON)
     assert.equal(await stack.metric('revocation_reloads'), 0)
+  })
+
+  test('cuts a stream by what a snapshot says, and tells how long ago that was', async t => {
+    const [id, anchor] = [randomUUID(), randomUUID()]
+    const { handler } = stack.upstream
+    t.after(() => {
+      stack.upstream.handler = handler
+    })
+    const left = Promise.withResolvers<void>()
+    stack.upstream.handler = (_request, response) => {
+      response.on('close', left.resolve)
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write('data: 1\n\n')
+    }
+    const wire = new Wire(stack.gateway.port)
+    t.after(() => wire.close())
+    const token = stack.mint({ delegation_edge_id: anchor })
+    wire.send(`${head('GET /sse', token, `X-Request-Id: ${id}`)}\r\n`)
+    await wire.receives(/data: 1/)
+    const revokedAt = new Date(Date.now() - 10 * 60 * 1000)
+    await postgres.insert('delegation_edges', {
+      id: anchor,
+      zone_id: ZONE,
+      status: 'revoked',
+      revoked_at: revokedAt,
+    })
+    assert.equal((await reload()).status, 200)
+    await wire.receives(/event: caracal-revoked\n[^]*X-Caracal-Revoked: true\r\n\r\n$/)
+    await left.promise
+    const [event, ...others] = await stack.eventsOf(id)
+    assert.equal(others.length, 0)
+    const metadata = event?.metadata_json ?? {}
+    assert.equal(event?.evaluation_status, 'upstream_error')
+    assert.equal(metadata['revocation_interrupted'], true)
+    assert.equal(metadata['revoked_anchor'], 'delegation_edge_id')
+    assert.equal(metadata['response_bytes'], 'data: 1\n\n'.length)
+    const latency = Number(metadata['revocation_latency_ms'])
+    const elapsed = Date.now() - revokedAt.getTime()
+    assert.ok(latency >= 10 * 60 * 1000 && latency <= elapsed, `${latency} of ${elapsed}`)
   })
 
   test('lets a resumed session come back with the next snapshot', async () => {
