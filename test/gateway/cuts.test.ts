@@ -34,6 +34,7 @@ const ANCHORS = [
 ] as const
 
 const REFUSED = { status: 401, error: 'invalid_token', description: 'session revoked' }
+const CUTS = 'caracal_gateway_revocation_cut_seconds_count'
 const TRAILER = '0\r\nX-Caracal-Revoked: true\r\n\r\n'
 const SSE = { 'content-type': 'text/event-stream; charset=utf-8' }
 
@@ -371,12 +372,14 @@ describe('the gateway', () => {
             }
           }
 
-          const rise = risen(counted, await metricsOf(stack.gateway.url))
+          const after = await metricsOf(stack.gateway.url)
+          const rise = risen(counted, after)
           const { requests_denied_total, streams_revoked_total, sts_exchange_errors_total } = rise
           assert.deepEqual(
             [requests_denied_total, streams_revoked_total, sts_exchange_errors_total],
             expected === undefined ? [1, undefined, undefined] : [undefined, 1, undefined],
           )
+          assert.equal(after.get(CUTS), (counted.get(CUTS) ?? 0) + 1)
           const lines = () => stack.gateway.logs.filter(({ reqId }) => reqId === id)
           // The log comes by another way than the event.
           await until(() => lines().length > 0)
