@@ -10,7 +10,16 @@ import type { Claims } from '../../dev/sts.ts'
 import { startPostgres, type TestPostgres } from '../postgres.ts'
 import { until } from '../until.ts'
 import { type MovableClock, movableClock } from './clock.ts'
-import { call, head, RESOURCE, type Stack, startStack, Wire, ZONE } from './harness.ts'
+import {
+  call,
+  head,
+  RESOURCE,
+  type Stack,
+  startGateway,
+  startStack,
+  Wire,
+  ZONE,
+} from './harness.ts'
 import { assertRefusal, type Refusal } from './refusal.ts'
 import { hasLogged, revoke, suiteCleanup } from './support.ts'
 
@@ -181,33 +190,81 @@ describe('the gateway with a database', () => {
     }
   })
 
-  test('keeps a message that arrives while a snapshot is read that does not hold it', async () => {
+  /** Runs while a snapshot waits for one of its tables. */
+  async function duringSnapshot(work: () => Promise<void>): Promise<void> {
     const owner = new Client({ connectionString: postgres.adminUrl })
+    owner.on('error', () => undefined)
     await owner.connect()
     await owner.query('begin; lock table delegation_edges in access exclusive mode')
-    const sid = randomUUID()
-    const reloaded = reload()
-    await until(async () => {
+    try {
+      await work()
+    } finally {
+      await owner.end().catch(() => undefined)
+    }
+  }
+
+  /** Once the snapshots of this many gateways wait for the table. */
+  const snapshotWaits = (gateways = 1) =>
+    until(async () => {
       const [row] = await postgres.query(
         `select count(*)::int as waiting from pg_locks where not granted`,
       )
-      return row?.['waiting'] === 1
+      return row?.['waiting'] === gateways
+    }, SOON)
+
+  test('keeps a message that arrives while a snapshot is read that does not hold it', async () => {
+    const sid = randomUUID()
+    let reloaded: ReturnType<typeof reload> | undefined
+    await duringSnapshot(async () => {
+      reloaded = reload()
+      await snapshotWaits()
+      await revoke(stack.redis, { session_id: sid })
+      await until(async () => (await present({ sid })).status === 401)
     })
-    await revoke(stack.redis, { session_id: sid })
-    await until(async () => (await present({ sid })).status === 401)
-    await owner.query('commit')
-    await owner.end()
-    assert.equal((await reloaded).status, 200)
+    assert.equal((await reloaded)?.status, 200)
     assertRefusal(await present({ sid }), REVOKED)
     assert.equal((await reload()).status, 200)
     assert.equal((await present({ sid })).status, 200, 'the next one replaces it')
   })
 
+  test('forgets nothing when the database dies in the middle of a snapshot', async () => {
+    const sid = randomUUID()
+    await duringSnapshot(async () => {
+      const reloaded = [reload(), reload()]
+      await snapshotWaits()
+      await revoke(stack.redis, { session_id: sid })
+      await until(async () => (await present({ sid })).status === 401)
+      await postgres.stop()
+      for (const { status } of await Promise.all(reloaded)) assert.equal(status, 503)
+    })
+    for (const claims of [{ sid }, { sid: 'r-revoked' }, { agent_session_id: 's-terminated' }]) {
+      assertRefusal(await present(claims), REVOKED)
+    }
+    await postgres.start()
+    assert.equal((await reload()).status, 200)
+    assertRefusal(await present({ sid: 'r-revoked' }), REVOKED)
+    assert.equal((await present({ sid })).status, 200)
+  })
+
+  test('stops in the middle of a snapshot', async t => {
+    const gateway = await startGateway(t, stack.env)
+    await duringSnapshot(async () => {
+      await clock.advance(31_000)
+      await snapshotWaits(2)
+      const startedAt = performance.now()
+      assert.equal(await gateway.stop(), 0)
+      const took = performance.now() - startedAt
+      assert.ok(took < 8_000, `as long as a statement may take: ${took}`)
+    })
+    assert.ok(!gateway.logs.some(({ level }) => Number(level) >= 50), gateway.output())
+  })
+
   test('goes by what it knew for 70 s when the database is away, and on when it is back', async () => {
     assert.equal((await reload()).status, 200)
+    const errors = await stack.metric('revocation_reload_errors')
     await postgres.stop()
     assert.equal((await reload()).status, 503)
-    assert.equal(await stack.metric('revocation_reload_errors'), 1)
+    assert.equal(await stack.metric('revocation_reload_errors'), errors + 1)
     await clock.advance(60_000)
     await until(() => hasLogged(stack.gateway, /^the revocation snapshot cannot be read$/), SOON)
     assertRefusal(await present({ sid: 'r-revoked' }), REVOKED)
