@@ -157,8 +157,8 @@ test('the gateway begins the last event on a line of its own, whatever it has an
   const source = Promise.withResolvers<Readable>()
   app.server.prependOnceListener('request', (_request, response: ServerResponse) => {
     // A caller that takes nothing more for now.
-    const write = response.write.bind(response) as (...args: unknown[]) => boolean
-    response.write = (...args: unknown[]) => write(...args) && false
+    const { write } = response
+    response.write = (...args: unknown[]) => Boolean(Reflect.apply(write, response, args)) && false
     response.once('pipe', source.resolve)
   })
   const wire = open('GET /slow', { sid: 'slow' })
