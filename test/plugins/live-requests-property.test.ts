@@ -1,7 +1,7 @@
 // Whenever a revocation comes, nobody takes for whole a body that it cut, and the evidence says the same.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import { get, type IncomingMessage } from 'node:http'
+import { get, type IncomingMessage, type ServerResponse } from 'node:http'
 import { test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import * as fc from 'fast-check'
@@ -29,6 +29,8 @@ const calls = fc.record({
   turns: fc.array(fc.nat(3), { minLength: 10, maxLength: 10 }),
 })
 
+type Call = typeof calls extends fc.Arbitrary<infer T> ? T : never
+
 test('the gateway never lets a body that a revocation cut look whole', async t => {
   const world = await startWorld(t)
   const app = await createTestGateway(t, world)
@@ -47,10 +49,10 @@ test('the gateway never lets a body that a revocation cut look whole', async t =
     }
   }
 
-  async function judge(call: typeof calls extends fc.Arbitrary<infer T> ? T : never) {
+  async function judge(call: Call) {
     const { kind, pieces, revokedBefore, turns } = call
     const [id, sid, body] = [randomUUID(), randomUUID(), pieces.join('')]
-    world.upstream.handler = async (_request, response) => {
+    async function send(response: ServerResponse): Promise<void> {
       response.writeHead(200, KINDS[kind](body))
       response.flushHeaders()
       for (const [index, piece] of [...pieces, undefined].entries()) {
@@ -61,6 +63,7 @@ test('the gateway never lets a body that a revocation cut look whole', async t =
         else response.write(piece)
       }
     }
+    world.upstream.handler = (_request, response) => void send(response)
     const headers = {
       authorization: `Bearer ${world.mint({ sid })}`,
       'x-caracal-resource': RESOURCE,
