@@ -66,7 +66,6 @@ function stubbornStore(): Store & { taking: boolean; taken: Readonly<Record<stri
       return entries.map(() => undefined)
     },
     range: async () => [],
-    lastId: async () => undefined,
     info: async () => undefined,
     tail: async () => [],
     close: () => undefined,
