@@ -8,7 +8,7 @@ import { proxyTrust } from './lib/forwarded.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
 import { listener } from './listener.ts'
 import answers from './plugins/answers.ts'
-import audit from './plugins/audit.ts'
+import audit from './plugins/audit/index.ts'
 import bindings from './plugins/bindings.ts'
 import bindingsFile from './plugins/bindings-file.ts'
 import bindingsTable from './plugins/bindings-table.ts'
@@ -102,6 +102,11 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   await app.register(liveRequests)
   await app.register(audit, {
     hmacKey: config.auditHmacKey?.reveal(),
+    directory: config.auditReplayDir,
+    durability: config.auditDurability,
+    onPersisted: count => meters.count('audit_persisted', count),
+    onDrained: count => meters.count('audit_drained', count),
+    onCorruptLine: () => meters.count('audit_corrupt_lines'),
     onDropped: count => meters.count('audit_dropped', count),
     onSinkError: () => meters.count('audit_sink_errors'),
   })

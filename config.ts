@@ -49,7 +49,7 @@ const KINDS = {
   amount: kind('integer', text => readInteger(text, 0, Number.MAX_SAFE_INTEGER)),
   pause: kind('duration', text => readDuration(text, 0)),
   timeout: kind('duration', text => readDuration(text, 1)),
-  durability: kind('`relaxed`', readDurability),
+  durability: kind('`relaxed`, `strict`, `synced`', readDurability),
   stsUrl: kind('URL', readStsUrl),
   redisUrl: secret('URL', readRedisUrl),
   databaseUrl: secret('URL', readDatabaseUrl),
@@ -320,10 +320,15 @@ const audit = {
     requiredIn: PUBLISHED,
     description: 'Key that signs audit events. Unset in `dev`: events are not signed.',
   }),
-  AUDIT_DURABILITY: variable('durability', {
-    default: 'relaxed',
+  AUDIT_DURABILITY: optional('durability', {
+    defaultNote: '`strict`, in `dev` `relaxed`',
     description:
-      'How long evidence of a request is kept safe before it reaches Redis. This version knows `relaxed` alone: in memory, lost with the process.',
+      'What evidence of a request survives before it reaches Redis. `strict`: the process, because it is written to `AUDIT_REPLAY_DIR` before the request goes to the upstream. `synced`: the machine too, because it is on the disk by then. `relaxed`: neither.',
+  }),
+  AUDIT_REPLAY_DIR: optional('file', {
+    defaultNote: '`/var/lib/caracal/audit-replay`, in `dev` none',
+    description:
+      'Directory for evidence that Redis does not have yet; made if it is not there. Several gateways may share it. Unset in `dev`: evidence is in memory alone.',
   }),
 }
 
@@ -360,7 +365,6 @@ const withoutEffect = {
   DB_HEALTH_CHECK_PERIOD: optional('text', {
     description: 'A connection is judged when it is used, and dropped when it breaks.',
   }),
-  AUDIT_REPLAY_DIR: optional('text', { description: 'This version keeps no evidence on disk.' }),
   OTEL_SERVICE_NAME: optional('text', { description: 'This version sends no traces.' }),
   OTEL_RESOURCE_ATTRIBUTES: optional('text', { description: 'As `OTEL_SERVICE_NAME`.' }),
   OTEL_EXPORTER_OTLP_PROTOCOL: optional('text', { description: 'As `OTEL_SERVICE_NAME`.' }),
@@ -431,6 +435,9 @@ export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
   STS_KEY_FILE: undefined,
   OTEL_EXPORTER_OTLP_ENDPOINT: undefined,
 }
+
+/** `AUDIT_REPLAY_DIR` where there has to be one. */
+const AUDIT_REPLAY_DIR = '/var/lib/caracal/audit-replay'
 
 /** The configuration of one gateway. Durations are whole milliseconds. */
 export interface Config {
@@ -520,8 +527,10 @@ export interface Config {
   readonly jtiFailOpen: boolean
   /** `AUDIT_HMAC_KEY`, hex. */
   readonly auditHmacKey?: Secret | undefined
-  /** `AUDIT_DURABILITY`. */
-  readonly auditDurability: 'relaxed'
+  /** `AUDIT_DURABILITY`: other than `relaxed` only together with `auditReplayDir`. */
+  readonly auditDurability: 'relaxed' | 'strict' | 'synced'
+  /** `AUDIT_REPLAY_DIR`: path. */
+  readonly auditReplayDir?: string | undefined
   /** `CARACAL_ADMIN_TOKEN`. */
   readonly caracalAdminToken?: Secret | undefined
   /** `METRICS_BEARER`. */
@@ -599,7 +608,9 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     streamsHmacKeyPrevious: env.STREAMS_HMAC_KEY_PREVIOUS,
     jtiFailOpen: env.JTI_FAIL_OPEN,
     auditHmacKey: env.AUDIT_HMAC_KEY,
-    auditDurability: env.AUDIT_DURABILITY,
+    auditDurability: env.AUDIT_DURABILITY ?? (env.CARACAL_MODE === 'dev' ? 'relaxed' : 'strict'),
+    auditReplayDir:
+      env.AUDIT_REPLAY_DIR ?? (env.CARACAL_MODE === 'dev' ? undefined : AUDIT_REPLAY_DIR),
     caracalAdminToken: env.CARACAL_ADMIN_TOKEN,
     metricsBearer: env.METRICS_BEARER,
   } satisfies Config)
@@ -798,6 +809,11 @@ function checkRules(env: Env, report: Report): void {
   ) {
     report.add('STREAMS_HMAC_KEY_PREVIOUS', 'needs STREAMS_HMAC_KEY; set that, or unset this')
   }
+  if (!published && env.AUDIT_DURABILITY !== undefined && env.AUDIT_DURABILITY !== 'relaxed') {
+    if (env.AUDIT_REPLAY_DIR === undefined) {
+      report.add('AUDIT_DURABILITY', 'needs AUDIT_REPLAY_DIR; set that, or unset this')
+    }
+  }
   checkTlsPair(env, report)
   for (const name of ['STS_CA_FILE', 'UPSTREAM_CA_FILE', 'REDIS_CA_FILE'] as const) {
     const pem = readNamedFile(name, env, report)
@@ -942,10 +958,10 @@ function readBoolean(text: string): boolean | Unfit {
   return new Unfit('must be true or false')
 }
 
-function readDurability(text: string): 'relaxed' | Unfit {
-  return text === 'relaxed'
+function readDurability(text: string): 'relaxed' | 'strict' | 'synced' | Unfit {
+  return text === 'relaxed' || text === 'strict' || text === 'synced'
     ? text
-    : new Unfit('must be relaxed: strict and synced are not supported by this version; unset it')
+    : new Unfit('must be one of relaxed, strict, synced')
 }
 
 function readHost(text: string): string | Unfit {

@@ -6,7 +6,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { Check } from '../plugins/passage.ts'
 import { denyClientIdHeader } from './client-id-header.ts'
-import { denyWithoutEvidence } from './evidence-unavailable.ts'
+import { denyWithoutEvidence, denyWithoutIntent } from './evidence-unavailable.ts'
 import { exchangeMandate } from './exchange.ts'
 import { denyExpiringBearer } from './expiring-bearer.ts'
 import { denyInvalidSignature } from './invalid-signature.ts'
@@ -87,5 +87,6 @@ export function dispatchChecks(app: FastifyInstance, options: CheckOptions): Che
     }),
     exchangeMandate(app.sts),
     denyUnsafeUpstream(app.egress),
+    denyWithoutIntent(app.evidence),
   ]
 }

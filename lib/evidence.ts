@@ -1,16 +1,12 @@
 /**
  * Writes what happened to a request as audit events (contract section 8): no token, credential, query or body.
  */
+import type { AuditEvent } from './audit-event.ts'
 import type { RevocationReceipt } from './revocation-receipt.ts'
 
-/** An event without what the audit plugin adds to all of them. */
-export interface EvidenceEvent {
-  readonly zone_id: string
+/** An event of the gateway's own. */
+export interface EvidenceEvent extends AuditEvent {
   readonly event_type: 'gateway_resource_request' | 'gateway_request_denied' | 'replay_detected'
-  readonly request_id: string
-  readonly decision: 'allow' | 'deny'
-  readonly evaluation_status: string
-  readonly metadata_json: Readonly<Record<string, unknown>>
 }
 
 /** What all events of a request tell of it. */
@@ -26,8 +22,18 @@ export interface RequestFacts {
   readonly method: string
 }
 
+/** Where a request that passed the exchange goes. */
+export interface RequestRoute {
+  readonly traceId: string | undefined
+  readonly upstreamHost: string | undefined
+  readonly authMode: string | undefined
+  readonly providerId: string | undefined
+  readonly connectionId: string | undefined
+  readonly wouldDeny: string | undefined
+}
+
 /** How a request that passed the exchange ended. */
-export interface RequestOutcome {
+export interface RequestOutcome extends RequestRoute {
   readonly status: EvaluationStatus
   readonly errorKind: ErrorKind | undefined
   /** HTTP status that the caller got, or would have got. */
@@ -37,12 +43,6 @@ export interface RequestOutcome {
   readonly responseBytes: number
   /** The revocation that ended the request. */
   readonly revocation: RevocationReceipt | undefined
-  readonly traceId: string | undefined
-  readonly upstreamHost: string | undefined
-  readonly authMode: string | undefined
-  readonly providerId: string | undefined
-  readonly connectionId: string | undefined
-  readonly wouldDeny: string | undefined
 }
 
 /** `evaluation_status` of a `gateway_resource_request`. */
@@ -108,17 +108,28 @@ export function resourceRequestEvent(facts: RequestFacts, outcome: RequestOutcom
       gateway_status: outcome.gatewayStatus,
       latency_ms: Math.round(outcome.latencyMs),
       response_bytes: outcome.responseBytes,
-      trace_id: outcome.traceId,
-      upstream_host: outcome.upstreamHost,
-      auth_mode: outcome.authMode,
-      provider_id: outcome.providerId,
-      connection_id: outcome.connectionId,
+      ...routeMetadata(outcome),
       upstream_status: outcome.upstreamStatus,
       result_class: resultClass(outcome.upstreamStatus),
       revocation_interrupted: outcome.revocation !== undefined,
       ...revocationMetadata(outcome.revocation),
       error_kind: outcome.errorKind,
-      would_deny: outcome.wouldDeny,
+    }),
+  }
+}
+
+/** The event of a request that was about to be dispatched, and of which nobody knows more: the gateway died. */
+export function interruptedEvent(facts: RequestFacts, route: RequestRoute): EvidenceEvent {
+  return {
+    zone_id: facts.zoneId,
+    event_type: 'gateway_resource_request',
+    request_id: facts.requestId,
+    decision: 'allow',
+    evaluation_status: 'interrupted',
+    metadata_json: present({
+      ...requestMetadata(facts),
+      ...routeMetadata(route),
+      result_class: resultClass(undefined),
     }),
   }
 }
@@ -166,6 +177,17 @@ export function replayEvent(facts: RequestFacts, jti: string): EvidenceEvent {
       agent_session_id: facts.agentSessionId,
       delegation_edge_id: facts.delegationEdgeId,
     }),
+  }
+}
+
+function routeMetadata(route: RequestRoute) {
+  return {
+    trace_id: route.traceId,
+    upstream_host: route.upstreamHost,
+    auth_mode: route.authMode,
+    provider_id: route.providerId,
+    connection_id: route.connectionId,
+    would_deny: route.wouldDeny,
   }
 }
 

@@ -5,15 +5,17 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import {
   deniedEvent,
+  interruptedEvent,
   type RequestFacts,
   type RequestOutcome,
+  type RequestRoute,
   refusalOutcome,
   replayEvent,
   resourceRequestEvent,
 } from '../lib/evidence.ts'
 import { type Mandate, subjectFingerprint } from '../lib/mandate.ts'
 import type { RevocationReceipt } from '../lib/revocation-receipt.ts'
-import type { Passage, Settle } from './passage.ts'
+import type { Check, Passage, Settle } from './passage.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -25,6 +27,12 @@ declare module 'fastify' {
 export interface Evidence {
   /** Records what is due for a request that is over. A second call, and one while a check decides, does nothing. */
   readonly settle: Settle
+  /**
+   * Writes that a request is about to be dispatched, as `AUDIT_DURABILITY` wants it.
+   *
+   * @throws Denial `evidence_unavailable`
+   */
+  readonly intend: Check
 }
 
 /** What nginx logs for a caller that went before it had an answer. */
@@ -37,27 +45,46 @@ async function evidence(app: FastifyInstance): Promise<void> {
   function settle(request: FastifyRequest, passage: Passage, reply: FastifyReply): void {
     if (passage.settled || passage.deciding) return
     passage.settled = true
-    const milliseconds = performance.now() - passage.arrivedAt
+    const milliseconds = duration(passage)
     app.meters.request(milliseconds / 1000)
     const { mandate, denial } = passage
     // A request can also have come to its own end before its turn to be cut.
     const revocation = passage.revocation?.cut === true ? passage.revocation : undefined
     if (revocation?.latencyMs !== undefined) app.meters.revocationCut(revocation.latencyMs / 1000)
     if (denial === undefined) log(request, passage, revocation)
-    if (mandate === undefined) return
-    const facts = requestFacts(request, passage, mandate)
+    if (mandate === undefined || UNRECORDED.has(denial?.check ?? '')) return
+    const facts = factsOf(request, passage, mandate)
     if (passage.exchange !== undefined) {
       const outcome = requestOutcome(passage, reply, revocation)
       if (outcome.status === 'upstream_error') app.meters.count('upstream_errors')
-      app.audit.record(resourceRequestEvent(facts, outcome))
+      app.audit.record(resourceRequestEvent(facts, outcome), passage.intent)
     } else if (denial?.check === 'replayed') {
       app.audit.record(replayEvent(facts, mandate.jti))
-    } else if (denial !== undefined && !UNRECORDED.has(denial.check)) {
+    } else if (denial !== undefined) {
       app.audit.record(deniedEvent(facts, denial.check, denial.statusCode, revocation))
     }
   }
 
-  app.decorate('evidence', { settle })
+  app.decorate('evidence', {
+    settle,
+    intend(request, passage) {
+      if (!app.audit.journaled) return undefined
+      const facts = factsOf(request, passage, request.mandate)
+      passage.intent = app.audit.intend(interruptedEvent(facts, routeOf(passage)))
+      return app.audit.safe(passage.intent)
+    },
+  } satisfies Evidence)
+}
+
+/** Made once for both events, the intent and the outcome. */
+function factsOf(request: FastifyRequest, passage: Passage, mandate: Mandate): RequestFacts {
+  passage.requestFacts ??= requestFacts(request, passage, mandate)
+  return passage.requestFacts
+}
+
+/** Milliseconds from arrival to the end of the response, or until now. */
+function duration({ arrivedAt, closedAt = performance.now() }: Passage): number {
+  return closedAt - arrivedAt
 }
 
 /** What was refused is logged where it is refused. */
@@ -67,7 +94,7 @@ function log(
   revocation: RevocationReceipt | undefined,
 ): void {
   const { resource, answer, mandate } = passage
-  const ms = Math.round(performance.now() - passage.arrivedAt)
+  const ms = Math.round(duration(passage))
   const facts = { method: request.method, resource, status: answer?.statusCode, ms }
   if (revocation === undefined) {
     request.log.debug(facts, 'request')
@@ -105,21 +132,27 @@ function requestOutcome(
   reply: FastifyReply,
   revocation: RevocationReceipt | undefined,
 ): RequestOutcome {
-  const { denial, call, facts } = passage
+  const { denial, call } = passage
   return {
     ...endOf(passage, reply),
     gatewayStatus:
       denial?.statusCode ?? (reply.raw.headersSent ? reply.raw.statusCode : CALLER_GONE),
     upstreamStatus: passage.answer?.statusCode,
-    latencyMs: performance.now() - passage.arrivedAt,
+    latencyMs: duration(passage),
     responseBytes: call?.passedBytes ?? 0,
     revocation,
-    traceId: passage.trace?.traceId,
+    ...routeOf(passage),
+  }
+}
+
+function routeOf({ trace, facts, wouldDeny }: Passage): RequestRoute {
+  return {
+    traceId: trace?.traceId,
     upstreamHost: facts?.upstreamHost,
     authMode: facts?.authMode,
     providerId: facts?.providerId,
     connectionId: facts?.connectionId,
-    wouldDeny: passage.wouldDeny,
+    wouldDeny,
   }
 }
 

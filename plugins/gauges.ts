@@ -22,13 +22,12 @@ async function gauges(app: FastifyInstance, { lastSeen }: { lastSeen: LastSeen }
   meters.gauge('sts_circuit_open', 'Whether the STS circuit is open', () => Number(sts.circuitOpen))
   meters.gauge('audit_queue_depth', 'Audit events that wait for Redis', () => audit.depth)
   meters.gauge('audit_queue_capacity', 'Audit events that may wait', () => audit.capacity)
-  // Evidence waits in memory alone: there is nothing on disk, and dashboards are to see that.
-  for (const [name, help] of [
-    ['audit_replay_files', 'Files of audit events that wait for Redis'],
-    ['audit_replay_bytes', 'Size of the files of audit events that wait for Redis'],
-    ['audit_replay_oldest_age_seconds', 'Age of the oldest file of audit events'],
+  for (const [name, help, figure] of [
+    ['audit_replay_files', 'Files of audit events that wait for Redis', 'files'],
+    ['audit_replay_bytes', 'Size of the files of audit events that wait for Redis', 'bytes'],
+    ['audit_replay_oldest_age_seconds', 'Age of the oldest file of audit events', 'ageSeconds'],
   ] as const) {
-    meters.gauge(name, help, () => 0)
+    meters.gauge(name, help, () => audit.backlog[figure])
   }
   meters.gauge('revocations_active', 'Anchors that are revoked', () => revocations.size)
   meters.gauge('revocation_snapshot_age_seconds', 'Age of the revocation state', () =>

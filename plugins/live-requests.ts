@@ -23,6 +23,8 @@ export interface LiveRequests {
   enter: Check
   /** Counts a response as an open stream until it closes: its headers go out now. */
   open(reply: FastifyReply): void
+  /** Does what a request that was revoked leaves to be done: at once, or when no caller waits any more to be cut. */
+  afterwards(work: () => void): void
   /** Responses whose headers are out and whose body is not. */
   readonly streams: number
   /** Anchors that a request in flight stands under. */
@@ -43,6 +45,8 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
   const revoked: Live[] = []
   /** Calls that are cut and whose connections are still to be closed. */
   const calls: UpstreamCall[] = []
+  /** What else the cuts have left to be done: half of what a cut costs is its evidence. */
+  const left: (() => void)[] = []
   let working = false
   let streams = 0
 
@@ -58,6 +62,10 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
       const live = { request, passage, reply }
       index.add(anchors, live)
       reply.raw.once('close', () => index.delete(anchors, live))
+    },
+    afterwards(work) {
+      if (working) left.push(work)
+      else work()
     },
     open({ raw }) {
       streams += 1
@@ -85,14 +93,15 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
     setImmediate(work)
   })
 
-  const pending = () => revoked.length > 0 || calls.length > 0
+  const pending = () => revoked.length > 0 || calls.length > 0 || left.length > 0
 
   /** Callers come first: what reached them cannot be taken back, and nothing of their upstreams reaches them. */
   function work(deadline = performance.now() + SLICE): void {
     try {
       const live = revoked.pop()
       if (live !== undefined) cut(live)
-      else calls.pop()?.close()
+      else if (calls.length > 0) calls.pop()?.close()
+      else left.pop()?.()
     } finally {
       // What goes wrong with one must not spare the others.
       working = pending()

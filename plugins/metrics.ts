@@ -38,9 +38,10 @@ const COUNTERS = {
   sts_circuit_fast_fail: 'Requests refused because the STS circuit was open',
   upstream_errors: 'Requests that the upstream did not answer, or not to the end',
   audit_dropped: 'Audit events lost for good',
-  audit_sink_errors: 'Batches of audit events that Redis did not take at once',
+  audit_sink_errors: 'Attempts to send audit events that Redis did not take, or not all',
   audit_persisted: 'Audit events kept on disk because Redis did not take them',
   audit_drained: 'Audit events sent to Redis from disk',
+  audit_corrupt_lines: 'Lines of audit evidence on disk that were torn or garbled, and set aside',
   revocation_messages: 'Revocation messages read',
   // Every gateway reads the whole stream by itself: nothing is ever left pending in a consumer group.
   revocation_pending_replayed: 'Revocation messages taken over from a reader that left them',

@@ -6,11 +6,13 @@ import fp from 'fastify-plugin'
 import type { Denial } from '../denial.ts'
 import type { PresentedToken } from '../lib/bearer.ts'
 import type { Directive, DirectiveFacts } from '../lib/directive.ts'
+import type { RequestFacts } from '../lib/evidence.ts'
 import type { Mandate } from '../lib/mandate.ts'
 import type { CanonicalPath, RequestTarget } from '../lib/path.ts'
 import type { RevocationReceipt } from '../lib/revocation-receipt.ts'
 import type { TraceContext } from '../lib/trace.ts'
 import type { UpstreamCall, UpstreamResponse } from '../lib/upstream-call.ts'
+import type { Intent } from './audit/index.ts'
 import type { Binding, Operation } from './bindings.ts'
 import type { Exchange } from './sts.ts'
 
@@ -51,6 +53,10 @@ export class Passage {
   exchange: Exchange | undefined
   facts: DirectiveFacts | undefined
   directive: Directive | undefined
+  /** What every event of the request tells of it, once one was written. */
+  requestFacts: RequestFacts | undefined
+  /** The journal's word that the request is about to be dispatched. */
+  intent: Intent | undefined
   call: UpstreamCall | undefined
   /** The upstream's answer, from its headers on. */
   answer: UpstreamResponse | undefined
@@ -62,8 +68,8 @@ export class Passage {
   revocation: RevocationReceipt | undefined
   /** A refusal that came from beside the checks (late body, broken framing) and waits for the next step. */
   interruption: Denial | undefined
-  /** Whether the response is over, or the caller gone. */
-  closed = false
+  /** `performance.now()` at which the response was over, or the caller gone, in milliseconds. */
+  closedAt: number | undefined
   /** Whether the request has left its evidence. */
   settled = false
   #abandoned: AbortController | undefined
@@ -71,6 +77,11 @@ export class Passage {
   /** Whether a byte of the request can have reached the upstream. */
   get dispatched(): boolean {
     return this.call?.dispatched === true
+  }
+
+  /** Whether the response is over, or the caller gone. */
+  get closed(): boolean {
+    return this.closedAt !== undefined
   }
 
   /** Whether a check waits for somebody's answer, which decides what evidence the request leaves. */

@@ -17,6 +17,7 @@ export type UnreadyReason =
   | 'revocation_snapshot_stale'
   | 'bindings_unavailable'
   | 'audit_evidence_lost'
+  | 'audit_replay_unavailable'
   | 'sts_unreachable'
 
 /** The gateway's readiness. */
@@ -60,6 +61,7 @@ async function readiness(app: FastifyInstance): Promise<void> {
       if (!app.revocations.isFresh()) return 'revocation_snapshot_stale'
       if (!app.bindings.healthy()) return 'bindings_unavailable'
       if (app.audit.lost) return 'audit_evidence_lost'
+      if (app.audit.replayUnavailable) return 'audit_replay_unavailable'
       return sts ? undefined : 'sts_unreachable'
     },
     drain() {

@@ -56,9 +56,11 @@ function begin(app: FastifyInstance, request: FastifyRequest, reply: FastifyRepl
   app.meters.count('requests')
   app.connections.watch(request)
   reply.raw.once('close', () => {
-    passage.closed = true
+    passage.closedAt = performance.now()
     app.overload.release(passage)
     if (!reply.raw.writableFinished) passage.call?.abort(new Error('the caller has gone'))
-    app.evidence.settle(request, passage, reply)
+    const settle = () => app.evidence.settle(request, passage, reply)
+    if (passage.revocation === undefined) settle()
+    else app.liveRequests.afterwards(settle)
   })
 }

@@ -5,10 +5,8 @@ import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Denial } from '../denial.ts'
 import type { ProxyTrust } from '../lib/forwarded.ts'
-import { joinedLines } from '../lib/headers.ts'
 import { PROXIED_METHODS } from '../lib/methods.ts'
 import { BodyTooLarge, hasBody, RequestBody } from '../lib/request-body.ts'
-import { traceContext } from '../lib/trace.ts'
 import { HeadersTimeout, UpstreamCall, type UpstreamRequest } from '../lib/upstream-call.ts'
 import { upstreamRequestHeaders, upstreamTarget } from '../lib/upstream-request.ts'
 import { UnsafeAddress } from '../plugins/egress.ts'
@@ -68,12 +66,15 @@ function buildRequest(
   options: ProxyOptions,
 ): UpstreamRequest {
   const { raw, binding } = request
-  const { directive, path, target } = passage
-  if (directive === undefined || path === undefined || target === undefined) {
-    throw new Error('a request reached the proxy without a directive')
+  const { directive, path, target, trace } = passage
+  if (
+    directive === undefined ||
+    path === undefined ||
+    target === undefined ||
+    trace === undefined
+  ) {
+    throw new Error('a request reached the proxy without a directive or a trace')
   }
-  const trace = traceContext(joinedLines(raw.headers['traceparent']))
-  passage.trace = trace
   const input = {
     raw,
     requestId: request.id,

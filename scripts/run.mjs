@@ -62,7 +62,7 @@ const TASKS = {
   },
   docs: () => node('scripts/docs.ts'),
   'bench:revocation': () => {
-    ensureRedis()
+    ensureServers()
     buildIfStale()
     node('--expose-gc', 'bench/revocation.ts', ...process.argv.slice(3))
   },

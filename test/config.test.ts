@@ -156,6 +156,7 @@ describe('loadConfig: what is required', () => {
         jtiFailOpen: false,
         auditHmacKey: undefined,
         auditDurability: 'relaxed',
+        auditReplayDir: undefined,
         caracalAdminToken: undefined,
         metricsBearer: undefined,
       },
@@ -168,6 +169,8 @@ describe('loadConfig: what is required', () => {
     assert.equal(config.host, '::')
     assert.equal(config.redisUrl?.reveal(), 'redis://redis:6379/0')
     assert.equal(config.auditHmacKey?.reveal(), KEY)
+    assert.equal(config.auditDurability, 'strict')
+    assert.equal(config.auditReplayDir, '/var/lib/caracal/audit-replay')
   })
 
   for (const mode of ['rc', 'stable', '']) {
@@ -210,8 +213,7 @@ describe('loadConfig: what is required', () => {
   })
 
   it('carries every variable that acts into the configuration', () => {
-    const withoutEffect =
-      /^(?:INSECURE_|WRITE_|REDIS_(?:WRITE|POOL|MIN)|DB_HEALTH|AUDIT_REPLAY|OTEL_)/
+    const withoutEffect = /^(?:INSECURE_|WRITE_|REDIS_(?:WRITE|POOL|MIN)|DB_HEALTH|OTEL_)/
     const config = loadConfig(DEV)
     for (const name of Object.keys(schema.properties)) {
       const member = name
@@ -420,7 +422,7 @@ describe('loadConfig: each variable', () => {
       AUDIT_DURABILITY: {
         member: 'auditDurability',
         good: same(['relaxed']),
-        bad: ['strict', 'synced', 'Relaxed', 'none'],
+        bad: ['Relaxed', 'none', 'fsync'],
       },
     }
 
@@ -584,6 +586,15 @@ describe('loadConfig: each variable', () => {
     })
   }
 
+  it('takes every AUDIT_DURABILITY together with a directory, and in a published mode', () => {
+    for (const durability of ['relaxed', 'strict', 'synced']) {
+      const env = { AUDIT_DURABILITY: durability }
+      const dev = loadConfig({ ...DEV, ...env, AUDIT_REPLAY_DIR: '/evidence' })
+      assert.deepEqual([dev.auditDurability, dev.auditReplayDir], [durability, '/evidence'])
+      assert.equal(loadConfig({ ...STABLE, ...env }).auditDurability, durability)
+    }
+  })
+
   it('takes any text for the variables without effect', () => {
     const env = Object.fromEntries(
       [
@@ -591,7 +602,6 @@ describe('loadConfig: each variable', () => {
         'REDIS_MIN_IDLE_CONNS',
         'REDIS_POOL_TIMEOUT',
         'DB_HEALTH_CHECK_PERIOD',
-        'AUDIT_REPLAY_DIR',
         'OTEL_SERVICE_NAME',
         'OTEL_RESOURCE_ATTRIBUTES',
         'OTEL_EXPORTER_OTLP_PROTOCOL',
@@ -855,7 +865,7 @@ describe('loadConfig: what it says', () => {
       LOG_LEVEL: 'loud',
       JTI_FAIL_OPEN: 'true',
       INSECURE_STS: 'yes',
-      AUDIT_DURABILITY: 'strict',
+      AUDIT_DURABILITY: 'fsync',
       AUDIT_HMAC_KEY: 'short',
       GATEWAY_STS_HMAC_KEY_FILE: MISSING,
       REDIS_URL_FILE: EMPTY_FILE,
@@ -915,7 +925,10 @@ describe('loadConfig: what it says', () => {
       'TRUST_PROXY must be true, false, or a comma-separated list of addresses and CIDRs; look at entry 2',
     ])
     assert.deepEqual(problems({ ...DEV, AUDIT_DURABILITY: 'strict' }), [
-      'AUDIT_DURABILITY must be relaxed: strict and synced are not supported by this version; unset it',
+      'AUDIT_DURABILITY needs AUDIT_REPLAY_DIR; set that, or unset this',
+    ])
+    assert.deepEqual(problems({ ...STABLE, AUDIT_DURABILITY: 'fsync' }), [
+      'AUDIT_DURABILITY must be one of relaxed, strict, synced',
     ])
   })
 

@@ -20,6 +20,7 @@ export const COUNTERS = [
   'audit_sink_errors',
   'audit_persisted',
   'audit_drained',
+  'audit_corrupt_lines',
   'revocation_messages',
   'revocation_pending_replayed',
   'revocation_dead_letters',

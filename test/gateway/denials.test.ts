@@ -984,6 +984,9 @@ describe('the gateway', () => {
     test('while it could keep no evidence, and loses none', async t => {
       const gateway = await startGateway(t, {
         ...stack.env,
+        // Without a replay directory evidence has nowhere to go but memory.
+        CARACAL_MODE: 'dev',
+        AUDIT_REPLAY_DIR: '',
         LOG_LEVEL: 'error',
         MAX_IN_FLIGHT: '100000',
         // However slow the machine is at 10,000 signatures, nothing else refuses what is to leave evidence.

@@ -2,12 +2,16 @@
 // that records what reached it.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { connect, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'undici'
 import { createDevSts, type Claims, type DevSts, type Directive } from '../../dev/sts.ts'
+import { assertEvidence } from '../evidence.ts'
 import { type Cleanup, freePort, startRedis, type TestRedis, withFreshPort } from '../redis.ts'
 import { until } from '../until.ts'
 
@@ -93,6 +97,8 @@ export interface Gateway {
   readonly url: string
   readonly port: number
   readonly child: ChildProcess
+  /** Its `AUDIT_REPLAY_DIR`: one of its own, unless the environment names one. */
+  readonly replayDirectory: string
   /** What it logged so far. */
   readonly logs: LogLine[]
   /** All that it wrote, for canaries. */
@@ -107,8 +113,16 @@ export function startGateway(t: Cleanup, env: Readonly<Record<string, string>>):
 
 async function launchGateway(t: Cleanup, env: Readonly<Record<string, string>>): Promise<Gateway> {
   const port = await freePort()
+  const replayDirectory =
+    env['AUDIT_REPLAY_DIR'] ?? (await mkdtemp(join(tmpdir(), 'gateway-evidence-')))
   const child = spawn(process.execPath, [SERVER], {
-    env: { PATH: process.env['PATH'] ?? '', PORT: String(port), HOST: '127.0.0.1', ...env },
+    env: {
+      PATH: process.env['PATH'] ?? '',
+      PORT: String(port),
+      HOST: '127.0.0.1',
+      AUDIT_REPLAY_DIR: replayDirectory,
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   const onExit = () => child.kill('SIGKILL')
@@ -118,6 +132,9 @@ async function launchGateway(t: Cleanup, env: Readonly<Record<string, string>>):
     if (child.exitCode === null && child.signalCode === null) {
       child.kill('SIGKILL')
       await once(child, 'exit')
+    }
+    if (env['AUDIT_REPLAY_DIR'] === undefined) {
+      await rm(replayDirectory, { recursive: true, force: true })
     }
   })
   const logs: LogLine[] = []
@@ -147,6 +164,7 @@ async function launchGateway(t: Cleanup, env: Readonly<Record<string, string>>):
     url,
     port,
     child,
+    replayDirectory,
     logs,
     output: () => output,
     async stop() {
@@ -224,7 +242,17 @@ export interface StackOptions {
 }
 
 /** Starts Redis, STS, upstream and gateway; everything ends with the test. */
-export async function startStack(t: Cleanup, options: StackOptions = {}): Promise<Stack> {
+export async function startStack(test: Cleanup, options: StackOptions = {}): Promise<Stack> {
+  const ends: (() => Promise<void>)[] = []
+  const t: Cleanup = { after: end => void ends.push(end) }
+  test.after(async () => {
+    try {
+      const entries = await evidenceIn(redis)
+      assertEvidence(entries, env.AUDIT_HMAC_KEY || undefined)
+    } finally {
+      for (const end of ends) await end()
+    }
+  })
   const [redis, upstream] = await Promise.all([startRedis(t), startUpstream(t)])
   const directive = { url: upstream.url, auth_mode: 'none' }
   const sts = createDevSts({
@@ -279,6 +307,15 @@ export async function startStack(t: Cleanup, options: StackOptions = {}): Promis
       return Number(answer.json()[name])
     },
   }
+}
+
+/** What a Redis holds of evidence at the end; nothing when the test left it unable to answer. */
+async function evidenceIn(redis: TestRedis): Promise<Awaited<ReturnType<TestRedis['entries']>>> {
+  const { promise: late, resolve } = Promise.withResolvers<[]>()
+  const timer = setTimeout(resolve, 1_000, [])
+  const entries = await Promise.race([redis.entries('caracal.audit.events'), late])
+  clearTimeout(timer)
+  return entries
 }
 
 /** Sends one request; the body is read whole. Redirects are not followed. */

@@ -380,7 +380,7 @@ describe('the gateway', { concurrency: 2 }, () => {
           TLS_CERT_FILE: '/nowhere/canary-5',
           READ_TIMEOUT: '20s',
           UPSTREAM_TIMEOUT: '30s',
-          AUDIT_DURABILITY: 'strict',
+          AUDIT_DURABILITY: 'fsync',
           BINDINGS_FILE: '/nowhere/canary-6',
           LOG_LEVEL: 'loud',
         })

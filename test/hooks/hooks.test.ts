@@ -2,8 +2,9 @@
 
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { Denial } from '../../denial.ts'
 import { denyClientIdHeader } from '../../hooks/client-id-header.ts'
-import { denyWithoutEvidence } from '../../hooks/evidence-unavailable.ts'
+import { denyWithoutEvidence, denyWithoutIntent } from '../../hooks/evidence-unavailable.ts'
 import { denyExpiringBearer } from '../../hooks/expiring-bearer.ts'
 import { denyMalformedBearer } from '../../hooks/malformed-bearer.ts'
 import { denyMandateTarget } from '../../hooks/mandate-target.ts'
@@ -36,13 +37,7 @@ const identifiers: [value: unknown, admitted: boolean][] = [
   [['zone-1'], false],
 ]
 
-const audit = (accepting: boolean) => ({
-  accepting: () => accepting,
-  record: () => undefined,
-  depth: 0,
-  capacity: 1,
-  lost: false,
-})
+const audit = (accepting: boolean) => ({ accepting: () => accepting })
 
 const revocations = (fresh: boolean) => ({
   isFresh: () => fresh,
@@ -212,6 +207,19 @@ describe('the gateway', () => {
       headers: { authorization: 'Bearer a.b.c' },
     })
     assert.equal(passage.bearer, 'a.b.c')
+  })
+
+  it('begins the trace before it writes the intent that tells of it, and waits for that', async () => {
+    const traceparent = `00-${'ab'.repeat(16)}-${'cd'.repeat(8)}-01`
+    const seen: unknown[] = []
+    const intend: Check = async (_request, passage) => void seen.push(passage.trace?.traceparent)
+    const given = { headers: { traceparent } }
+    assert.equal((await judge(denyWithoutIntent({ intend }), given)).check, 'admitted')
+    assert.deepEqual(seen, [traceparent])
+    const refusal = new Denial('evidence_unavailable')
+    for (const intend of [() => Promise.reject(refusal), () => assert.fail(refusal)]) {
+      assert.equal((await judge(denyWithoutIntent({ intend }), given)).check, refusal.check)
+    }
   })
 
   it('fails closed when a check reads a mandate that nobody has verified', async () => {

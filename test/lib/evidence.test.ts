@@ -5,6 +5,7 @@ import { describe, it } from 'node:test'
 import { DENIALS, isCheck } from '../../denial.ts'
 import {
   deniedEvent,
+  interruptedEvent,
   type RequestFacts,
   type RequestOutcome,
   refusalOutcome,
@@ -124,6 +125,34 @@ describe('resourceRequestEvent', () => {
       result_class: 'unknown',
       revocation_interrupted: false,
       error_kind: 'transport_error',
+    })
+  })
+})
+
+describe('interruptedEvent', () => {
+  it('tells where the request was going, and nothing of an answer', () => {
+    assert.deepEqual(interruptedEvent(facts, outcome), {
+      zone_id: 'zone-1',
+      event_type: 'gateway_resource_request',
+      request_id: 'r-1',
+      decision: 'allow',
+      evaluation_status: 'interrupted',
+      metadata_json: {
+        application_id: 'client-1',
+        resource: 'resource://a',
+        subject_fingerprint: '0123456789abcdef',
+        subject_kind: 'user',
+        agent_session_id: 'a-1',
+        delegation_edge_id: 'd-1',
+        method: 'POST',
+        trace_id: '0af7651916cd43dd8448eb211c80319c',
+        upstream_host: 'api.test',
+        auth_mode: 'provider_oauth',
+        provider_id: 'p-1',
+        connection_id: 'c-1',
+        would_deny: 'missing_scope',
+        result_class: 'unknown',
+      },
     })
   })
 })

@@ -189,7 +189,7 @@ describe('hook', () => {
       const check: Check = async () => {
         await new Promise(setImmediate)
         assert.equal(passage.deciding, true)
-        passage.closed = true
+        passage.closedAt = performance.now()
         if (outcome !== undefined) throw outcome
       }
       const onDecided = () => {

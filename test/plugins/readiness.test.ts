@@ -14,6 +14,7 @@ function world() {
     fresh: true,
     bindings: true,
     lost: false,
+    replayUnavailable: false,
     looks: 0,
   }
 }
@@ -34,6 +35,9 @@ async function started(t: TestContext, state: ReturnType<typeof world>) {
   await provide('audit', {
     get lost() {
       return state.lost
+    },
+    get replayUnavailable() {
+      return state.replayUnavailable
     },
   })
   await app.register(readiness)
@@ -61,7 +65,7 @@ describe('readiness', () => {
     const app = await started(t, state)
     state.redis = () => Promise.reject(new Error('away'))
     state.sts = async () => false
-    Object.assign(state, { fresh: false, bindings: false, lost: true })
+    Object.assign(state, { fresh: false, bindings: false, lost: true, replayUnavailable: true })
     await app.ready()
     await settle()
     const look = async () => {
@@ -77,6 +81,8 @@ describe('readiness', () => {
     state.bindings = true
     assert.equal(app.readiness.reason(), 'audit_evidence_lost')
     state.lost = false
+    assert.equal(app.readiness.reason(), 'audit_replay_unavailable')
+    state.replayUnavailable = false
     assert.equal(app.readiness.reason(), 'sts_unreachable')
     state.sts = async () => true
     assert.equal(await look(), undefined)

@@ -1,76 +1,18 @@
 // Evidence on a real Redis: its shape, its order, and what becomes of it when Redis is away.
 import assert from 'node:assert/strict'
-import { createHmac } from 'node:crypto'
-import { type TestContext, test } from 'node:test'
+import { test } from 'node:test'
 import * as fc from 'fast-check'
 import Fastify from 'fastify'
-import { createMemoryStore } from '../../dev/memory-store.ts'
-import audit, { AUDIT_STREAM, type AuditEvent, type AuditOptions } from '../../plugins/audit.ts'
-import store, { type Store, type StoreOptions } from '../../plugins/store.ts'
-import { validEvent } from '../audit-schema.ts'
-import { startRedis } from '../redis.ts'
-import { startTcpProxy } from '../tcp-proxy.ts'
-import { until } from '../until.ts'
+import { createMemoryStore } from '../../../dev/memory-store.ts'
+import audit, { AUDIT_STREAM, type AuditEvent } from '../../../plugins/audit/index.ts'
+import store from '../../../plugins/store.ts'
+import { assertEvidence } from '../../evidence.ts'
+import { startRedis } from '../../redis.ts'
+import { startTcpProxy } from '../../tcp-proxy.ts'
+import { until } from '../../until.ts'
+import { event, KEY, number, redisStore, start, stubbornStore } from './support.ts'
 
-const KEY = 'aa'.repeat(32)
 const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
-
-const event = (n = 0): AuditEvent => ({
-  zone_id: 'zone-1',
-  event_type: 'gateway_resource_request',
-  request_id: `r-${n}`,
-  decision: 'allow',
-  evaluation_status: 'executed',
-  metadata_json: { n },
-})
-
-async function start(t: TestContext, storeOptions: StoreOptions, options: AuditOptions = {}) {
-  const lines: string[] = []
-  const seen = { dropped: 0, sinkErrors: 0 }
-  const app = Fastify({
-    logger: { level: 'info', stream: { write: line => void lines.push(line) } },
-  })
-  t.after(() => app.close())
-  app.register(store, storeOptions)
-  app.register(audit, {
-    hmacKey: KEY,
-    closeTimeout: 300,
-    ...options,
-    onDropped: count => void (seen.dropped += count),
-    onSinkError: () => void (seen.sinkErrors += 1),
-  })
-  await app.ready()
-  return { app, audit: app.audit, lines, seen }
-}
-
-const redisStore = (port: number): StoreOptions => ({
-  url: `redis://127.0.0.1:${port}`,
-  dialTimeout: 2_000,
-  readTimeout: 500,
-})
-
-function number(data: string | undefined): number {
-  return JSON.parse(data ?? '{}').metadata_json.n
-}
-
-/** A store that takes nothing until told. */
-function stubbornStore(): Store & { taking: boolean; taken: Readonly<Record<string, string>>[] } {
-  return {
-    taking: false,
-    taken: [],
-    ping: async () => undefined,
-    claim: async () => true,
-    async append(_stream, entries) {
-      if (!this.taking) return entries.map(() => new Error('OOM'))
-      this.taken.push(...entries)
-      return entries.map(() => undefined)
-    },
-    range: async () => [],
-    info: async () => undefined,
-    tail: async () => [],
-    close: () => undefined,
-  }
-}
 
 test('the gateway writes evidence that fits the schema, signed over its bytes', async t => {
   const redis = await startRedis(t)
@@ -94,21 +36,15 @@ test('the gateway writes evidence that fits the schema, signed over its bytes', 
   await app.close()
   const entries = await redis.entries(AUDIT_STREAM)
   assert.equal(entries.length, events.length)
-  assert.equal(new Set(entries.map(({ fields }) => fields['id'])).size, events.length)
+  assert.equal(assertEvidence(entries, KEY).size, events.length)
   for (const [index, { fields }] of entries.entries()) {
-    const { id, data, sig, ...rest } = fields
-    assert.deepEqual(rest, {})
-    const stored = JSON.parse(data ?? '')
-    assert.equal(validEvent(stored), true, JSON.stringify(validEvent.errors))
-    assert.equal(stored.id, id)
+    const stored = JSON.parse(fields['data'] ?? '')
     assert.match(stored.id, UUID_V7)
     assert.match(stored.occurred_at, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/)
     assert.ok(Date.parse(stored.occurred_at) >= before)
     assert.deepEqual([stored.determining_policies_json, stored.diagnostics_json], [[], []])
     const sent = JSON.parse(JSON.stringify(events[index]))
     for (const [name, value] of Object.entries(sent)) assert.deepEqual(stored[name], value)
-    const expected = createHmac('sha256', Buffer.from(KEY, 'hex')).update(data ?? '')
-    assert.equal(sig, expected.digest('hex'))
   }
 })
 
@@ -182,7 +118,7 @@ test('the gateway stops accepting at capacity, keeps what is in flight, and says
   audit.record(event(5_011))
   assert.deepEqual([seen.dropped, audit.lost, audit.depth], [2, true, 5_010])
   assert.equal(lines.filter(line => line.includes('audit evidence lost')).length, 1)
-  sink.taking = true
+  sink.taking = Infinity
   await until(() => audit.depth === 0)
   assert.deepEqual(
     sink.taken.map(({ data }) => number(data)),
