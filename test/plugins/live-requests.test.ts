@@ -5,6 +5,7 @@ import type { ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import { test, type TestContext } from 'node:test'
 import type { FastifyInstance } from 'fastify'
+import { AUDIT_STREAM } from '../../plugins/audit/index.ts'
 import { REVOCATION_STREAM } from '../../plugins/revocations/index.ts'
 import { head, Wire } from '../gateway/harness.ts'
 import { inParallel } from '../gateway/raw.ts'
@@ -186,4 +187,18 @@ test('the gateway ends hundreds that one revocation concerns, and others have th
   await until(() => app.liveRequests.anchors === 0)
   // Not in one go.
   assert.ok(left.length > 2, String(left))
+})
+
+test('the gateway leaves the evidence of all that it cut, although it is closed right then', async t => {
+  const { app, open, revoke } = await start(t)
+  const wires = Array.from({ length: 300 }, () => open('GET /stream', {}))
+  await Promise.all(wires.map(wire => wire.receives(/data: 1/)))
+  const append = t.mock.method(app.store, 'append')
+  await revoke('root')
+  await until(() => app.liveRequests.streams === 0)
+  await app.close()
+  const events = append.mock.calls.flatMap(({ arguments: [stream, entries] }) =>
+    stream === AUDIT_STREAM ? entries : [],
+  )
+  assert.deepEqual([events.length, app.audit.lost], [300, false])
 })
