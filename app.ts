@@ -99,7 +99,6 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
       lastSeen.revocationPropagation = seconds
     },
   })
-  await app.register(liveRequests)
   await app.register(audit, {
     hmacKey: config.auditHmacKey?.reveal(),
     directory: config.auditReplayDir,
@@ -111,6 +110,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     onSinkError: () => meters.count('audit_sink_errors'),
   })
   await app.register(evidence)
+  await app.register(liveRequests)
   await app.register(jwks, {
     stsUrl: config.stsUrl,
     timeout: config.stsTimeout,

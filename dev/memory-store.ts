@@ -75,10 +75,6 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): Store {
         .filter(entry => compareStreamIds(entry.id, from) >= 0)
         .slice(0, count)
     },
-    async lastId(stream) {
-      refuseClosed()
-      return streams.get(stream)?.at(-1)?.id
-    },
     async info(stream) {
       refuseClosed()
       const entries = streams.get(stream)

@@ -46,7 +46,7 @@ export function streamInfo(reply: unknown): StreamInfo {
   }
 }
 
-/** Reads the reply of `XRANGE` and `XREVRANGE`, and of `XREAD` for one stream. */
+/** Reads the reply of `XRANGE`, and of `XREAD` for one stream. */
 export function streamEntries(reply: unknown): StreamEntry[] {
   if (!Array.isArray(reply)) return []
   const entries: StreamEntry[] = []

@@ -4,12 +4,12 @@
  * it. A table that turns invalid, or cannot be read, leaves the last good set serving (contract section 10).
  */
 import { hash } from 'node:crypto'
-import { setImmediate } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { resourceProblem } from '../lib/binding-rules.ts'
 import { BindingTable, type ResourceRow, TableReading } from '../lib/bindings-table.ts'
 import { MissQueue } from '../lib/miss-queue.ts'
+import { pace } from '../lib/pace.ts'
 import { listed } from '../lib/problem-report.ts'
 import type { Database } from './database.ts'
 
@@ -55,9 +55,6 @@ const ZONES = `
   WHERE upstream_url <> '' AND archived_at IS NULL`
 const ROWS_OF = `${ROWS}
   AND (zone_id::text, identifier) IN (SELECT * FROM unnest($1::text[], $2::text[]))`
-
-/** Milliseconds of work on rows before others get their turn. */
-const SLICE = 2
 
 type Pair = readonly [zone: string, resource: string]
 
@@ -204,12 +201,10 @@ async function bindingsTable(app: FastifyInstance, options: BindingsTableOptions
 
 /** Has rows read, in slices. */
 async function take(rows: readonly ResourceRow[], reading: TableReading): Promise<void> {
-  let startedAt = performance.now()
+  const slice = pace()
   for (const row of rows) {
     reading.add(row)
-    if (performance.now() - startedAt < SLICE) continue
-    await setImmediate()
-    startedAt = performance.now()
+    if (slice.isOver()) await slice.rest()
   }
 }
 

@@ -25,8 +25,6 @@ export interface Store {
   ): Promise<(Error | undefined)[]>
   /** Entries from `start` on, oldest first; a start of `(<id>` leaves that entry out. */
   range(stream: string, start: string, count: number): Promise<StreamEntry[]>
-  /** The id of the newest entry; undefined for an empty or missing stream. */
-  lastId(stream: string): Promise<string | undefined>
   /** What the server knows of a stream; undefined for a missing one. */
   info(stream: string): Promise<StreamInfo | undefined>
   /** Entries after `after`, waiting up to `block` milliseconds for the first. One caller at a time. */

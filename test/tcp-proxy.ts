@@ -14,6 +14,11 @@ export interface TcpProxy {
    * swallowed.
    */
   swallowAnswers(): Promise<void>
+  /**
+   * From now on keeps back what comes for connections that have never sent this text, and all that comes after it.
+   * Returns what lets it go.
+   */
+  holdAnswers(unless: string): () => void
 }
 
 /** Starts a proxy to a port of 127.0.0.1; it ends with the test. */
@@ -21,6 +26,7 @@ export async function startTcpProxy(t: Cleanup, target: number): Promise<TcpProx
   const sockets = new Set<Socket>()
   let broken = false
   let swallowed: (() => void) | undefined
+  let held: { readonly unless: string; readonly answers: (() => void)[] } | undefined
   const server = createServer(client => {
     if (broken) return void client.destroy()
     const upstream = connect(target, '127.0.0.1')
@@ -33,9 +39,14 @@ export async function startTcpProxy(t: Cleanup, target: number): Promise<TcpProx
         upstream.destroy()
       })
     }
-    client.on('data', chunk => upstream.write(chunk))
+    let sent = ''
+    client.on('data', chunk => {
+      sent = (sent + chunk.toString('latin1')).slice(-65_536)
+      upstream.write(chunk)
+    })
     upstream.on('data', chunk => {
       if (swallowed) swallowed()
+      else if (held && !sent.includes(held.unless)) held.answers.push(() => client.write(chunk))
       else client.write(chunk)
     })
   }).listen(0, '127.0.0.1')
@@ -64,5 +75,13 @@ export async function startTcpProxy(t: Cleanup, target: number): Promise<TcpProx
       new Promise(resolve => {
         swallowed = resolve
       }),
+    holdAnswers(unless) {
+      const answers: (() => void)[] = []
+      held = { unless, answers }
+      return () => {
+        held = undefined
+        for (const pass of answers) pass()
+      }
+    },
   }
 }

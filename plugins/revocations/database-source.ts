@@ -73,8 +73,7 @@ export class DatabaseSource implements SnapshotSource {
   }
 
   async read(): Promise<void> {
-    // The first position of the live read is taken before the snapshot.
-    if (!this.#live.isLocated) await this.#live.locate()
+    await this.#locate()
     await this.#known.replace(async () => {
       for (const table of TABLES) await this.#readTable(table)
     })
@@ -86,6 +85,16 @@ export class DatabaseSource implements SnapshotSource {
 
   stop(): void {
     this.#stopped = true
+  }
+
+  // A stream that was made anew may number its entries from before the position of the live read, which would wait for
+  // ever. A Redis that is away keeps nobody from what the database says; but the first position comes before a snapshot.
+  async #locate(): Promise<void> {
+    try {
+      await this.#live.locate()
+    } catch (error) {
+      if (!this.#live.isLocated) throw error
+    }
   }
 
   async #readTable({ kind, name, at, condition }: Table): Promise<void> {

@@ -22,6 +22,8 @@ export interface StreamSourceOptions {
 const PAGE = 200
 // A machine's clock that was set back by more than that may have taken for over what is not.
 const CLOCK_STEP = 1_000
+// Whoever may write to a stream may give its entries any id, and so a time that no date has.
+const LAST_DATE = 8_640_000_000_000_000
 
 /**
  * Reads the history whole at the start, after a break, and when it cannot prove that the live read has seen everything.
@@ -107,7 +109,7 @@ export class StreamSource implements SnapshotSource {
     const { isIncomplete } = this
     if (isIncomplete && !this.#warned) {
       this.#options.log.warn(
-        { before: new Date(this.#missingBefore).toISOString() },
+        { before: new Date(Math.min(this.#missingBefore, LAST_DATE)).toISOString() },
         'the revocation stream has lost entries of the last 24 hours, or may have: what was revoked before that time may be unknown',
       )
     }

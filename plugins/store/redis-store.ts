@@ -53,10 +53,6 @@ export async function connectRedisStore(
       const reply = commands.xrange(stream, start, '+', 'COUNT', count)
       return streamEntries(await reply.catch(rethrow))
     },
-    async lastId(stream) {
-      const reply = commands.xrevrange(stream, '+', '-', 'COUNT', 1)
-      return streamEntries(await reply.catch(rethrow))[0]?.id
-    },
     async info(stream) {
       try {
         return streamInfo(await commands.xinfo('STREAM', stream))

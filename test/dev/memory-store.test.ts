@@ -38,10 +38,10 @@ test('the store numbers entries upwards, also when the clock goes back', async t
   await store.append('s', [{ n: '4' }])
   const ids = (await store.range('s', '-', 10)).map(entry => entry.id)
   assert.deepEqual(ids, ['1000-0', '1000-1', '1000-2', '1001-0'])
-  assert.equal(await store.lastId('s'), '1001-0')
+  assert.equal((await store.info('s'))?.lastId, '1001-0')
   assert.deepEqual((await store.range('s', '(1000-1', 1))[0]?.fields, { n: '3' })
   assert.equal((await store.range('s', '1001', 10)).length, 1)
-  assert.equal(await store.lastId('none'), undefined)
+  assert.equal(await store.info('none'), undefined)
 })
 
 test('the store keeps the newest entries of a stream', async t => {

@@ -8,9 +8,20 @@ import { before, describe, test } from 'node:test'
 import { gzipSync } from 'node:zlib'
 import { request as undiciRequest } from 'undici'
 import { validEvent } from '../audit-schema.ts'
+import { startTcpProxy } from '../tcp-proxy.ts'
 import { stalled, until } from '../until.ts'
 import { answers, assertRefusal } from '../wire/wire.ts'
-import { type AuditEvent, head, listen, RESOURCE, type Stack, startStack, Wire } from './harness.ts'
+import {
+  type AuditEvent,
+  call,
+  head,
+  listen,
+  RESOURCE,
+  type Stack,
+  startGateway,
+  startStack,
+  Wire,
+} from './harness.ts'
 import { metricsOf, risen } from './refusal.ts'
 import { revoke, suiteCleanup } from './support.ts'
 
@@ -23,6 +34,7 @@ const ANCHORS = [
 ] as const
 
 const REFUSED = { status: 401, error: 'invalid_token', description: 'session revoked' }
+const CUTS = 'caracal_gateway_revocation_cut_seconds_count'
 const TRAILER = '0\r\nX-Caracal-Revoked: true\r\n\r\n'
 const SSE = { 'content-type': 'text/event-stream; charset=utf-8' }
 
@@ -360,16 +372,19 @@ describe('the gateway', () => {
             }
           }
 
-          const rise = risen(counted, await metricsOf(stack.gateway.url))
+          const after = await metricsOf(stack.gateway.url)
+          const rise = risen(counted, after)
           const { requests_denied_total, streams_revoked_total, sts_exchange_errors_total } = rise
           assert.deepEqual(
             [requests_denied_total, streams_revoked_total, sts_exchange_errors_total],
             expected === undefined ? [1, undefined, undefined] : [undefined, 1, undefined],
           )
-          await until(() => stack.gateway.logs.some(({ reqId }) => reqId === id))
-          const lines = stack.gateway.logs.filter(({ reqId }) => reqId === id)
+          assert.equal(after.get(CUTS), (counted.get(CUTS) ?? 0) + 1)
+          const lines = () => stack.gateway.logs.filter(({ reqId }) => reqId === id)
+          // The log comes by another way than the event.
+          await until(() => lines().length > 0)
           assert.deepEqual(
-            lines.map(({ level, check, anchor, zone, client, resource }) => [
+            lines().map(({ level, check, anchor, zone, client, resource }) => [
               level,
               check,
               anchor,
@@ -403,6 +418,38 @@ describe('the gateway', () => {
       }
     })
   }
+
+  test('ends a request while Redis has not answered whether its mandate is spent', async t => {
+    const proxy = await startTcpProxy(t, stack.redis.port)
+    const gateway = await startGateway(t, {
+      ...stack.env,
+      REDIS_URL: `redis://127.0.0.1:${proxy.port}`,
+      REDIS_READ_TIMEOUT: '20s',
+    })
+    const [id, sid] = [randomUUID(), randomUUID()]
+    const keys = async () => Number(await stack.redis.command('DBSIZE'))
+    const spent = await keys()
+    // The revocations are read on a connection of their own.
+    const release = proxy.holdAnswers('xread')
+    const answer = call(gateway.url, '/', {
+      token: stack.mint({ sid }),
+      headers: { 'x-request-id': id },
+    })
+    await until(async () => (await keys()) > spent)
+    await revoke(stack.redis, { session_id: sid })
+    const { status, text, headers } = await answer
+    assert.equal(status, 401, text)
+    assert.equal(headers['x-caracal-dispatched'], 'no')
+    assert.ok(!exchanged.has(id) && !arrived.has(id))
+    release()
+    const { event_type: type, metadata_json: metadata } = await eventOf(id)
+    assert.equal(type, 'gateway_request_denied')
+    assert.equal(metadata['reason'], 'revoked')
+    assert.equal(metadata['revoked_anchor'], 'sid')
+    assert.ok(Number(metadata['revocation_latency_ms']) < 10_000)
+    assert.ok(!exchanged.has(id) && !arrived.has(id), 'the answer to the claim changes nothing')
+    assert.equal(await gateway.stop(), 0)
+  })
 
   test('has cut within 100 ms of the message', () => {
     latencies.sort((a, b) => a - b)

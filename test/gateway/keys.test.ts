@@ -74,7 +74,7 @@ describe('the gateway', () => {
       env: {
         ...clock.env,
         STS_ISSUER: DEV_ISSUER,
-        STS_TIMEOUT: '500ms',
+        STS_TIMEOUT: '1s',
         CARACAL_ADMIN_TOKEN: 'admin-token',
       },
     })
@@ -394,7 +394,7 @@ describe('the gateway', () => {
       ['status 403', () => ({ status: 403 })],
       ['a connection that breaks', () => ({ destroy: 'before' })],
       ['an answer that breaks off', () => ({ destroy: 'midway' })],
-      ['an answer that is late', () => ({ delay: 1_000 })],
+      ['an answer that is late', () => ({ delay: 2_000 })],
       ['no JSON', () => ({ body: '<html>' })],
       ['JSON that is no set', () => ({ body: '[]' })],
       ['a set without keys', () => ({ body: {} })],

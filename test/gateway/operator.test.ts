@@ -39,6 +39,9 @@ const GAUGES = [
   'revocation_propagation_seconds',
   'revocation_history_incomplete',
   'bindings_loaded',
+  'bindings_stale',
+  'streams_open',
+  'requests_in_flight',
 ]
 
 // Readiness is a matter of waiting: it does so beside the rest, on a stack of its own.

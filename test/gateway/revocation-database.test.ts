@@ -10,7 +10,16 @@ import type { Claims } from '../../dev/sts.ts'
 import { startPostgres, type TestPostgres } from '../postgres.ts'
 import { until } from '../until.ts'
 import { type MovableClock, movableClock } from './clock.ts'
-import { call, RESOURCE, type Stack, startStack, ZONE } from './harness.ts'
+import {
+  call,
+  head,
+  RESOURCE,
+  type Stack,
+  startGateway,
+  startStack,
+  Wire,
+  ZONE,
+} from './harness.ts'
 import { assertRefusal, type Refusal } from './refusal.ts'
 import { hasLogged, revoke, suiteCleanup } from './support.ts'
 
@@ -54,6 +63,15 @@ describe('the gateway with a database', () => {
       { id: 'r-active', zone_id: 'zone-1', status: 'active' },
       { id: 'r-expired', zone_id: 'zone-1', status: 'expired' },
     )
+    // The contract does not rule it out, and what has no end has not ended.
+    await postgres.query('alter table authority_records alter column expires_at drop not null')
+    await postgres.insert('authority_records', {
+      id: 'r-endless',
+      zone_id: 'zone-1',
+      status: 'revoked',
+      expires_at: null,
+      revoked_at: hoursAgo(100),
+    })
     await postgres.insert(
       'sessions',
       { id: 's-terminated', zone_id: 'zone-1', status: 'terminated', updated_at: hoursAgo(23) },
@@ -79,6 +97,7 @@ describe('the gateway with a database', () => {
       { root_sid: 'r-revoked' },
       { sid: 'r-other-zone' },
       { sid: 'r-ending' },
+      { sid: 'r-endless' },
       { agent_session_id: 's-terminated' },
       { delegation_edge_id: 'd-revoked' },
     ]
@@ -98,7 +117,7 @@ describe('the gateway with a database', () => {
     for (const claims of others) {
       assert.equal((await present(claims)).status, 200, JSON.stringify(claims))
     }
-    assert.equal(await stack.metric('revocations_active'), 5)
+    assert.equal(await stack.metric('revocations_active'), 6)
     assert.equal(await stack.metric('revocation_history_incomplete'), 0)
   })
 
@@ -110,6 +129,45 @@ describe('the gateway with a database', () => {
     await clock.advance(31_000)
     await until(async () => (await present({ sid: id })).status === 401, SOON)
     assert.equal(await stack.metric('revocation_reloads'), 0)
+  })
+
+  test('cuts a stream by what a snapshot says, and tells how long ago that was', async t => {
+    const [id, anchor] = [randomUUID(), randomUUID()]
+    const { handler } = stack.upstream
+    t.after(() => {
+      stack.upstream.handler = handler
+    })
+    const left = Promise.withResolvers<void>()
+    stack.upstream.handler = (_request, response) => {
+      response.on('close', left.resolve)
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write('data: 1\n\n')
+    }
+    const wire = new Wire(stack.gateway.port)
+    t.after(() => wire.close())
+    const token = stack.mint({ delegation_edge_id: anchor })
+    wire.send(`${head('GET /sse', token, `X-Request-Id: ${id}`)}\r\n`)
+    await wire.receives(/data: 1/)
+    const revokedAt = new Date(Date.now() - 10 * 60 * 1000)
+    await postgres.insert('delegation_edges', {
+      id: anchor,
+      zone_id: ZONE,
+      status: 'revoked',
+      revoked_at: revokedAt,
+    })
+    assert.equal((await reload()).status, 200)
+    await wire.receives(/event: caracal-revoked\n[^]*X-Caracal-Revoked: true\r\n\r\n$/)
+    await left.promise
+    const [event, ...others] = await stack.eventsOf(id)
+    assert.equal(others.length, 0)
+    const metadata = event?.metadata_json ?? {}
+    assert.equal(event?.evaluation_status, 'upstream_error')
+    assert.equal(metadata['revocation_interrupted'], true)
+    assert.equal(metadata['revoked_anchor'], 'delegation_edge_id')
+    assert.equal(metadata['response_bytes'], 'data: 1\n\n'.length)
+    const latency = Number(metadata['revocation_latency_ms'])
+    const elapsed = Date.now() - revokedAt.getTime()
+    assert.ok(latency >= 10 * 60 * 1000 && latency <= elapsed, `${latency} of ${elapsed}`)
   })
 
   test('lets a resumed session come back with the next snapshot', async () => {
@@ -132,33 +190,81 @@ describe('the gateway with a database', () => {
     }
   })
 
-  test('keeps a message that arrives while a snapshot is read that does not hold it', async () => {
+  /** Runs while a snapshot waits for one of its tables. */
+  async function duringSnapshot(work: () => Promise<void>): Promise<void> {
     const owner = new Client({ connectionString: postgres.adminUrl })
+    owner.on('error', () => undefined)
     await owner.connect()
     await owner.query('begin; lock table delegation_edges in access exclusive mode')
-    const sid = randomUUID()
-    const reloaded = reload()
-    await until(async () => {
+    try {
+      await work()
+    } finally {
+      await owner.end().catch(() => undefined)
+    }
+  }
+
+  /** Once the snapshots of this many gateways wait for the table. */
+  const snapshotWaits = (gateways = 1) =>
+    until(async () => {
       const [row] = await postgres.query(
         `select count(*)::int as waiting from pg_locks where not granted`,
       )
-      return row?.['waiting'] === 1
+      return row?.['waiting'] === gateways
+    }, SOON)
+
+  test('keeps a message that arrives while a snapshot is read that does not hold it', async () => {
+    const sid = randomUUID()
+    let reloaded: ReturnType<typeof reload> | undefined
+    await duringSnapshot(async () => {
+      reloaded = reload()
+      await snapshotWaits()
+      await revoke(stack.redis, { session_id: sid })
+      await until(async () => (await present({ sid })).status === 401)
     })
-    await revoke(stack.redis, { session_id: sid })
-    await until(async () => (await present({ sid })).status === 401)
-    await owner.query('commit')
-    await owner.end()
-    assert.equal((await reloaded).status, 200)
+    assert.equal((await reloaded)?.status, 200)
     assertRefusal(await present({ sid }), REVOKED)
     assert.equal((await reload()).status, 200)
     assert.equal((await present({ sid })).status, 200, 'the next one replaces it')
   })
 
+  test('forgets nothing when the database dies in the middle of a snapshot', async () => {
+    const sid = randomUUID()
+    await duringSnapshot(async () => {
+      const reloaded = [reload(), reload()]
+      await snapshotWaits()
+      await revoke(stack.redis, { session_id: sid })
+      await until(async () => (await present({ sid })).status === 401)
+      await postgres.stop()
+      for (const { status } of await Promise.all(reloaded)) assert.equal(status, 503)
+    })
+    for (const claims of [{ sid }, { sid: 'r-revoked' }, { agent_session_id: 's-terminated' }]) {
+      assertRefusal(await present(claims), REVOKED)
+    }
+    await postgres.start()
+    assert.equal((await reload()).status, 200)
+    assertRefusal(await present({ sid: 'r-revoked' }), REVOKED)
+    assert.equal((await present({ sid })).status, 200)
+  })
+
+  test('stops in the middle of a snapshot', async t => {
+    const gateway = await startGateway(t, stack.env)
+    await duringSnapshot(async () => {
+      await clock.advance(31_000)
+      await snapshotWaits(2)
+      const startedAt = performance.now()
+      assert.equal(await gateway.stop(), 0)
+      const took = performance.now() - startedAt
+      assert.ok(took < 8_000, `as long as a statement may take: ${took}`)
+    })
+    assert.ok(!gateway.logs.some(({ level }) => Number(level) >= 50), gateway.output())
+  })
+
   test('goes by what it knew for 70 s when the database is away, and on when it is back', async () => {
     assert.equal((await reload()).status, 200)
+    const errors = await stack.metric('revocation_reload_errors')
     await postgres.stop()
     assert.equal((await reload()).status, 503)
-    assert.equal(await stack.metric('revocation_reload_errors'), 1)
+    assert.equal(await stack.metric('revocation_reload_errors'), errors + 1)
     await clock.advance(60_000)
     await until(() => hasLogged(stack.gateway, /^the revocation snapshot cannot be read$/), SOON)
     assertRefusal(await present({ sid: 'r-revoked' }), REVOKED)

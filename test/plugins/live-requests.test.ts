@@ -1,8 +1,11 @@
 // Holds the gateway to keeping no request that is over, however it ended, and to cutting many without a stall.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
+import type { ServerResponse } from 'node:http'
+import type { Readable } from 'node:stream'
 import { test, type TestContext } from 'node:test'
 import type { FastifyInstance } from 'fastify'
+import { AUDIT_STREAM } from '../../plugins/audit/index.ts'
 import { REVOCATION_STREAM } from '../../plugins/revocations/index.ts'
 import { head, Wire } from '../gateway/harness.ts'
 import { inParallel } from '../gateway/raw.ts'
@@ -144,6 +147,30 @@ test('the gateway registers a request under all its anchors, and only while it i
   await until(() => app.liveRequests.anchors === 0)
 })
 
+test('the gateway begins the last event on a line of its own, whatever it has and does not pass on', async t => {
+  const { app, world, open, revoke } = await start(t)
+  const upstream = Promise.withResolvers<ServerResponse>()
+  world.upstream.handler = (_request, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    response.write('data: 10')
+    upstream.resolve(response)
+  }
+  const source = Promise.withResolvers<Readable>()
+  app.server.prependOnceListener('request', (_request, response: ServerResponse) => {
+    response.once('pipe', source.resolve)
+  })
+  const wire = open('GET /slow', { sid: 'slow' })
+  await wire.receives(/data: 10/)
+  const body = await source.promise
+  // As while a caller takes nothing more.
+  body.pause()
+  ;(await upstream.promise).write('0\n\n')
+  await until(() => body.readableLength === 3)
+  await revoke('slow')
+  const text = await wire.receives(/X-Caracal-Revoked/)
+  assert.match(text, /\r\ndata: 10\r\n[0-9a-f]+\r\n\nevent: caracal-revoked\n/)
+})
+
 test('the gateway ends hundreds that one revocation concerns, and others have their turn in between', async t => {
   const { app, open, revoke } = await start(t)
   const wires = Array.from({ length: 300 }, () => open('GET /stream', {}))
@@ -160,4 +187,18 @@ test('the gateway ends hundreds that one revocation concerns, and others have th
   await until(() => app.liveRequests.anchors === 0)
   // Not in one go.
   assert.ok(left.length > 2, String(left))
+})
+
+test('the gateway leaves the evidence of all that it cut, although it is closed right then', async t => {
+  const { app, open, revoke } = await start(t)
+  const wires = Array.from({ length: 300 }, () => open('GET /stream', {}))
+  await Promise.all(wires.map(wire => wire.receives(/data: 1/)))
+  const append = t.mock.method(app.store, 'append')
+  await revoke('root')
+  await until(() => app.liveRequests.streams === 0)
+  await app.close()
+  const events = append.mock.calls.flatMap(({ arguments: [stream, entries] }) =>
+    stream === AUDIT_STREAM ? entries : [],
+  )
+  assert.deepEqual([events.length, app.audit.lost], [300, false])
 })

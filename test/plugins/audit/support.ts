@@ -94,7 +94,6 @@ export function stubbornStore(): StubbornStore {
       })
     },
     range: async () => [],
-    lastId: async () => undefined,
     info: async () => undefined,
     tail: async () => [],
     close: () => undefined,

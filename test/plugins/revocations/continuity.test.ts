@@ -193,6 +193,20 @@ describe('of a stream that lacks a part of its last 24 hours', () => {
   })
 })
 
+test('the gateway goes on whatever ids the entries are given that a stream loses', async t => {
+  const redis = await startRedis(t)
+  const { revocations, logged } = await start(t, { redis })
+  await redis.add(REVOCATION_STREAM, signed(session('a')), '18446744073709551615-0')
+  await until(() => revocations.isRevoked({ sid: 'a' }))
+  await redis.command('XTRIM', REVOCATION_STREAM, 'MAXLEN', 0)
+  assert.equal(await revocations.reload(), 1)
+  assert.equal(logged('has lost entries of the last 24 hours'), 1)
+  await redis.command('DEL', REVOCATION_STREAM)
+  assert.equal(await revocations.reload(), 1)
+  await redis.add(REVOCATION_STREAM, signed(session('b')))
+  await until(() => revocations.isRevoked({ sid: 'b' }))
+})
+
 test('the gateway writes a dead letter again that Redis has lost with its data', async t => {
   const redis = await startRedis(t)
   const id = await redis.add(REVOCATION_STREAM, signed({ reason: 'poison' }))

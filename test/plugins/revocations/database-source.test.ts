@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { createMemoryStore } from '../../../dev/memory-store.ts'
 import { REVOCATION_STREAM } from '../../../plugins/revocations/index.ts'
+import { startRedis } from '../../redis.ts'
 import { until } from '../../until.ts'
 import { createDatabase, HOUR, session, signed, start } from './support.ts'
 
@@ -134,6 +135,34 @@ test('the gateway reads the database at once when the stream can be read again',
   broken = false
   await until(() => revocations.isRevoked({ sid: 'lost' }))
   assert.equal(database.reads, reads + 1)
+})
+
+test('the gateway follows a stream that begins anew before its position, although the database is the source', async t => {
+  const redis = await startRedis(t)
+  const { revocations, counts } = await start(t, { redis, database: createDatabase() })
+  await redis.add(REVOCATION_STREAM, signed(session('a')))
+  await until(() => revocations.isRevoked({ sid: 'a' }))
+  await redis.command('DEL', REVOCATION_STREAM)
+  await redis.add(REVOCATION_STREAM, signed(session('b')), `${Date.now() - HOUR}-0`)
+  await revocations.reload()
+  await redis.add(REVOCATION_STREAM, signed(session('c')), `${Date.now() - HOUR}-9`)
+  await until(() => revocations.isRevoked({ sid: 'c' }))
+  assert.deepEqual([counts.reloads, counts.reloadErrors], [1, 0])
+})
+
+test('the gateway reads the database although Redis is away', async t => {
+  const database = createDatabase()
+  const store = createMemoryStore()
+  let away = false
+  const info: typeof store.info = async stream => {
+    if (away) throw new Error('away')
+    return store.info(stream)
+  }
+  const { revocations } = await start(t, { store: { ...store, info }, database })
+  away = true
+  database.tables.authority_records.push({ id: 'r', at: 1 })
+  await revocations.reload()
+  assert.ok(revocations.isRevoked({ sid: 'r' }))
 })
 
 test('the gateway does not start with tables that do not fit, or without a snapshot', async t => {
