@@ -1,6 +1,6 @@
 // Measures what the durability of evidence costs, and fails when the default costs more than its aim.
 //
-// npm run bench:audit [-- --rounds=15 --requests=1500 --rate=150 --dir=DIRECTORY]
+// npm run bench:audit [-- --rounds=9 --slices=20 --rate=150 --dir=DIRECTORY]
 import { fork, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
@@ -18,20 +18,21 @@ import { Ends, median, Report } from './report.ts'
 
 const { values } = parseArgs({
   options: {
-    rounds: { type: 'string', default: '15' },
-    requests: { type: 'string', default: '1500' },
+    rounds: { type: 'string', default: '9' },
+    slices: { type: 'string', default: '20' },
     rate: { type: 'string', default: '150' },
     dir: { type: 'string', default: tmpdir() },
   },
 })
 const ROUNDS = Number(values.rounds)
-const REQUESTS = Number(values.requests)
+/** Of a round: each gateway has that many in turn with the others. */
+const SLICES = Number(values.slices)
 const RATE = Number(values.rate)
-/** Seconds of a round at a fixed rate. */
-const SECONDS = 4
+/** Requests of a slice. */
+const REQUESTS = 100
 const RESOURCE = 'resource://bench'
 /** Milliseconds after which whatever a request leaves to do is done: batches, and what the journal is told of them. */
-const SETTLE = 300
+const SETTLE = 200
 /** CPU of `strict` as a multiple of `relaxed`. */
 const AIM = 1.05
 
@@ -88,61 +89,65 @@ async function measure(): Promise<void> {
     })
     contenders.push({ durability, gateway, cpu: [], p50: [], p99: [] })
   }
-  const give = startLoad(sts)
-  for (const { gateway } of contenders) await give(gateway, 3 * REQUESTS, undefined)
+  const give = startLoad(sts, contenders)
+  await give(3 * SLICES, undefined)
   await measureCpu(contenders, redis, give)
   await measureLatency(contenders, redis, give)
 }
 
-/** Sends requests; resolves to how long each took, in milliseconds, once what they leave to do is done. */
+/** Sends slices of requests; resolves to how long each took, by contender, once what they leave to do is done. */
 type Give = (
-  gateway: Gateway,
-  requests: number,
+  slices: number,
   rate: number | undefined,
   begin?: () => Promise<void>,
-) => Promise<readonly number[]>
+) => Promise<readonly (readonly number[])[]>
 
 async function measureCpu(all: Contender[], redis: TestRedis, give: Give): Promise<void> {
-  report.section(`CPU a request, ${ROUNDS} rounds of ${REQUESTS} requests by 16 callers`)
-  for (const contenders of turns(all, ROUNDS)) {
-    for (const { gateway, cpu } of contenders) {
-      await redis.command('DEL', AUDIT_STREAM)
-      let before = 0
-      await give(gateway, REQUESTS, undefined, async () => {
-        before = await cpuOf(gateway)
-      })
-      cpu.push(((await cpuOf(gateway)) - before) / REQUESTS)
+  const requests = SLICES * REQUESTS
+  report.section(`CPU a request, ${ROUNDS} rounds of ${requests} requests to each, by 16 callers`)
+  for (let round = 0; round < ROUNDS; round++) {
+    await redis.command('DEL', AUDIT_STREAM)
+    let before: number[] = []
+    await give(SLICES, undefined, async () => {
+      before = await Promise.all(all.map(cpuOf))
+    })
+    const after = await Promise.all(all.map(cpuOf))
+    for (const [index, { cpu }] of all.entries()) {
+      cpu.push(((after[index] ?? Number.NaN) - (before[index] ?? Number.NaN)) / requests)
     }
   }
   const [relaxed] = all
-  const ratios = (cpu: readonly number[]) =>
+  const ratios = ({ cpu }: Contender) =>
     cpu.map((spent, round) => spent / (relaxed?.cpu[round] ?? Number.NaN))
   report.table([
     ['', 'us', 'of all rounds', 'x relaxed', 'of all rounds', 'of their middle half'],
-    ...all.map(({ durability, cpu }) => [
-      durability,
-      median(cpu).toFixed(0),
-      spread(cpu, 0),
-      median(ratios(cpu)).toFixed(3),
-      spread(ratios(cpu), 3),
-      spread(middle(ratios(cpu)), 3),
+    ...all.map(contender => [
+      contender.durability,
+      median(contender.cpu).toFixed(0),
+      spread(contender.cpu, 0),
+      median(ratios(contender)).toFixed(3),
+      spread(ratios(contender), 3),
+      spread(middle(ratios(contender)), 3),
     ]),
   ])
-  const strict = median(ratios(all.find(({ durability }) => durability === 'strict')?.cpu ?? []))
+  const strict = median(all.flatMap(one => (one.durability === 'strict' ? ratios(one) : [])))
   report.figure('strict: times relaxed, the median of paired rounds', strict, 'x', AIM)
   if (strict < 1)
     report.note('less than relaxed: what it costs drowns in the noise of this machine')
 }
 
 async function measureLatency(all: Contender[], redis: TestRedis, give: Give): Promise<void> {
-  const rounds = Math.ceil(ROUNDS / 3)
-  report.section(`Latency at ${RATE} requests a second, ${rounds} rounds of ${SECONDS} s`)
-  for (const contenders of turns(all, rounds)) {
-    for (const { gateway, p50, p99 } of contenders) {
-      await redis.command('DEL', AUDIT_STREAM)
-      const times = (await give(gateway, RATE * SECONDS, RATE)).toSorted((a, b) => a - b)
-      p50.push(times[Math.floor(times.length * 0.5)] ?? Number.NaN)
-      p99.push(times[Math.floor(times.length * 0.99)] ?? Number.NaN)
+  const rounds = Math.ceil(ROUNDS / 2)
+  report.section(
+    `Latency at ${RATE} requests a second, ${rounds} rounds of ${5 * REQUESTS} requests`,
+  )
+  for (let round = 0; round < rounds; round++) {
+    await redis.command('DEL', AUDIT_STREAM)
+    const times = await give(5, RATE)
+    for (const [index, { p50, p99 }] of all.entries()) {
+      const sorted = times[index]?.toSorted((a, b) => a - b) ?? []
+      p50.push(sorted[Math.floor(sorted.length * 0.5)] ?? Number.NaN)
+      p99.push(sorted[Math.floor(sorted.length * 0.99)] ?? Number.NaN)
     }
   }
   const [relaxed] = all
@@ -162,16 +167,8 @@ function latencyCells(times: readonly number[], base: readonly number[] = []): s
   return [median(times).toFixed(2), median(added).toFixed(2), spread(added, 2)]
 }
 
-/** The contenders of each round, another first each time. */
-function* turns(all: readonly Contender[], rounds: number): Generator<Contender[]> {
-  for (let round = 0; round < rounds; round++) {
-    const first = round % all.length
-    yield [...all.slice(first), ...all.slice(0, first)]
-  }
-}
-
 /** Starts the process that gives the load. */
-function startLoad(sts: string): Give {
+function startLoad(sts: string, contenders: readonly Contender[]): Give {
   const child = fork(new URL('load.ts', import.meta.url))
   ends.after(async () => {
     child.kill()
@@ -186,8 +183,10 @@ function startLoad(sts: string): Give {
         resolve(message)
       })
     })
-  return async (gateway, requests, rate, begin) => {
-    const load = { gateway: gateway.url, sts, resource: RESOURCE, requests, rate } satisfies Load
+  const gateways = contenders.map(({ gateway }) => gateway.url)
+  const common = { gateways, requests: REQUESTS, sts, resource: RESOURCE }
+  return async (slices, rate, begin) => {
+    const load = { ...common, slices, rate } satisfies Load
     child.send(load)
     await next()
     await begin?.()
@@ -195,13 +194,13 @@ function startLoad(sts: string): Give {
     const message = await next()
     if (message === 'minted') throw new Error('the load has no figures')
     await new Promise(resolve => setTimeout(resolve, SETTLE))
-    return message.milliseconds
+    return message.times
   }
 }
 
 /** Microseconds that a process's threads have run so far. */
-async function cpuOf({ child }: Gateway): Promise<number> {
-  const threads = `/proc/${child.pid}/task`
+async function cpuOf({ gateway }: Contender): Promise<number> {
+  const threads = `/proc/${gateway.child.pid}/task`
   let sum = 0
   for (const thread of await readdir(threads)) {
     const [ran] = (await readFile(join(threads, thread, 'schedstat'), 'utf8')).split(' ')

@@ -3,16 +3,22 @@ import { Pool } from 'undici'
 
 /** What is to be sent. */
 export interface Load {
-  readonly gateway: string
-  readonly sts: string
-  readonly resource: string
+  /** Whatever befalls the machine meanwhile befalls all of them: each has a slice of the load in turn. */
+  readonly gateways: readonly string[]
+  readonly slices: number
+  /** Requests of a slice. */
   readonly requests: number
   /** Requests a second; undefined: as fast as 16 callers get their answers. */
   readonly rate: number | undefined
+  readonly sts: string
+  readonly resource: string
 }
 
-/** What the process says: that all mandates of a load are minted, then, when it was told `go`, how long each took. */
-export type LoadMessage = 'minted' | { readonly milliseconds: readonly number[] }
+/**
+ * What the process says: that all mandates of a load are minted; then, when it was told `go`, how long each request took,
+ * in milliseconds, by gateway.
+ */
+export type LoadMessage = 'minted' | { readonly times: readonly (readonly number[])[] }
 
 type Spend = (token: string) => Promise<void>
 
@@ -27,21 +33,31 @@ function pool(url: string): Pool {
 }
 
 async function run(load: Load): Promise<void> {
-  const tokens = await mint(load)
+  const { gateways, slices, requests, rate } = load
+  const tokens = await mint(load, gateways.length * slices * requests)
   const go = new Promise(resolve => process.once('message', resolve))
   tell('minted')
   await go
-  const spend = (token: string) => request(load, token)
-  const milliseconds =
-    load.rate === undefined ? await inTurn(tokens, spend) : await inTime(tokens, load.rate, spend)
+  const times = gateways.map((): number[] => [])
+  for (let slice = 0; slice < slices; slice++) {
+    for (let turn = 0; turn < gateways.length; turn++) {
+      // Another first each time.
+      const index = (slice + turn) % gateways.length
+      const spend = (token: string) => request(gateways[index] ?? '', load.resource, token)
+      const part = tokens.splice(-requests)
+      times[index]?.push(
+        ...(rate === undefined ? await inTurn(part, spend) : await inTime(part, rate, spend)),
+      )
+    }
+  }
   process.once('message', begin)
-  tell({ milliseconds })
+  tell({ times })
 }
 
-async function mint({ sts, resource, requests }: Load): Promise<string[]> {
+async function mint({ sts, resource }: Load, count: number): Promise<string[]> {
   const tokens: string[] = []
   const path = `/mint?${new URLSearchParams({ resource }).toString()}`
-  await repeat(requests, async () => {
+  await repeat(count, async () => {
     const { statusCode, body } = await pool(sts).request({ path, method: 'GET' })
     const token = await body.text()
     if (statusCode !== 200) throw new Error(`the STS answered ${statusCode}: ${token}`)
@@ -50,7 +66,7 @@ async function mint({ sts, resource, requests }: Load): Promise<string[]> {
   return tokens
 }
 
-async function request({ gateway, resource }: Load, token: string): Promise<void> {
+async function request(gateway: string, resource: string, token: string): Promise<void> {
   const headers = { authorization: `Bearer ${token}`, 'x-caracal-resource': resource }
   const answer = await pool(gateway).request({ path: '/v1/x', method: 'GET', headers })
   const text = await answer.body.text()
