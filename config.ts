@@ -609,11 +609,56 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     jtiFailOpen: env.JTI_FAIL_OPEN,
     auditHmacKey: env.AUDIT_HMAC_KEY,
     auditDurability: env.AUDIT_DURABILITY ?? (env.CARACAL_MODE === 'dev' ? 'relaxed' : 'strict'),
-    auditReplayDir:
-      env.AUDIT_REPLAY_DIR ?? (env.CARACAL_MODE === 'dev' ? undefined : AUDIT_REPLAY_DIR),
+    auditReplayDir: auditReplayDir(env),
     caracalAdminToken: env.CARACAL_ADMIN_TOKEN,
     metricsBearer: env.METRICS_BEARER,
   } satisfies Config)
+}
+
+/** What it takes to read evidence. */
+export type EvidenceConfig = Pick<
+  Config,
+  'redisCaFile' | 'redisDialTimeout' | 'redisReadTimeout' | 'auditHmacKey' | 'auditReplayDir'
+> & { readonly redisUrl: Secret }
+
+/** The variables of {@link EvidenceConfig}. */
+const EVIDENCE = [
+  'CARACAL_MODE',
+  'REDIS_URL',
+  'REDIS_CA_FILE',
+  'REDIS_DIAL_TIMEOUT',
+  'REDIS_READ_TIMEOUT',
+  'AUDIT_HMAC_KEY',
+  'AUDIT_REPLAY_DIR',
+] as const
+
+/**
+ * Reads what it takes to read evidence, as {@link loadConfig} reads it, and no other variable.
+ *
+ * @throws ConfigError with every problem there is
+ */
+export function loadEvidenceConfig(source: NodeJS.ProcessEnv): EvidenceConfig {
+  const report = new Report()
+  const env = readForms(readTexts(source, report, EVIDENCE), report)
+  checkRequired(env, report, EVIDENCE)
+  checkCaFile('REDIS_CA_FILE', env, report)
+  const { REDIS_URL } = env
+  if (REDIS_URL === undefined && !report.has('REDIS_URL')) {
+    report.add('REDIS_URL', 'is required: without it there is no stream; set it')
+  }
+  if (report.problems.length > 0 || REDIS_URL === undefined) throw new ConfigError(report.problems)
+  return Object.freeze({
+    redisUrl: REDIS_URL,
+    redisCaFile: env.REDIS_CA_FILE,
+    redisDialTimeout: env.REDIS_DIAL_TIMEOUT,
+    redisReadTimeout: env.REDIS_READ_TIMEOUT,
+    auditHmacKey: env.AUDIT_HMAC_KEY,
+    auditReplayDir: auditReplayDir(env),
+  })
+}
+
+function auditReplayDir(env: Env): string | undefined {
+  return env.AUDIT_REPLAY_DIR ?? (env.CARACAL_MODE === 'dev' ? undefined : AUDIT_REPLAY_DIR)
 }
 
 /** The text of a PEM file that the configuration names, and has been checked with. */
@@ -694,13 +739,15 @@ function refuseUnsupported(source: NodeJS.ProcessEnv, report: Report): void {
 }
 
 /** The texts of the known variables that are set, secrets from their files where they lie there. */
-function readTexts(source: NodeJS.ProcessEnv, report: Report): Record<string, string> {
+function readTexts(
+  source: NodeJS.ProcessEnv,
+  report: Report,
+  names: readonly string[] = Object.keys(schema.properties),
+): Record<string, string> {
   const texts: Record<string, string> = {}
-  for (const name of Object.keys(schema.properties)) {
+  for (const name of names) {
     if (source[name]) texts[name] = source[name]
-  }
-  for (const name of SECRETS) {
-    const path = source[`${name}_FILE`]
+    const path = SECRETS.includes(name) && source[`${name}_FILE`]
     if (!path || texts[name] !== undefined) continue
     const text = readFile(path, rule => report.add(`${name}_FILE`, rule, name))?.trimEnd()
     if (text === '') {
@@ -785,15 +832,31 @@ function isValidationError(error: unknown): error is ValidationError {
   return error instanceof Error && 'errors' in error && Array.isArray(error.errors)
 }
 
-function checkRules(env: Env, report: Report): void {
-  const published = env.CARACAL_MODE !== 'dev'
+function checkRequired(env: Env, report: Report, names: readonly string[]): void {
   for (const [name, { requiredIn, secret }] of Object.entries<Entry>(schema.properties)) {
+    if (!names.includes(name)) continue
     if (!requiredIn || Object.hasOwn(env, name) || report.has(name)) continue
     if (requiredIn === 'every mode') report.add(name, 'is required; set it')
-    else if (published) {
+    else if (env.CARACAL_MODE !== 'dev') {
       report.add(name, `is required in rc and stable; set it${secret ? ` or ${name}_FILE` : ''}`)
     }
   }
+}
+
+function checkCaFile(
+  name: 'STS_CA_FILE' | 'UPSTREAM_CA_FILE' | 'REDIS_CA_FILE',
+  env: Env,
+  report: Report,
+): void {
+  const pem = readNamedFile(name, env, report)
+  if (pem !== undefined && readCertificates(pem) === undefined) {
+    report.add(name, 'must name a file of PEM certificates')
+  }
+}
+
+function checkRules(env: Env, report: Report): void {
+  const published = env.CARACAL_MODE !== 'dev'
+  checkRequired(env, report, Object.keys(schema.properties))
   if (published) checkPublished(env, report)
   if (
     env.READ_TIMEOUT <= env.STS_TIMEOUT + env.UPSTREAM_TIMEOUT &&
@@ -815,12 +878,9 @@ function checkRules(env: Env, report: Report): void {
     }
   }
   checkTlsPair(env, report)
-  for (const name of ['STS_CA_FILE', 'UPSTREAM_CA_FILE', 'REDIS_CA_FILE'] as const) {
-    const pem = readNamedFile(name, env, report)
-    if (pem !== undefined && readCertificates(pem) === undefined) {
-      report.add(name, 'must name a file of PEM certificates')
-    }
-  }
+  checkCaFile('STS_CA_FILE', env, report)
+  checkCaFile('UPSTREAM_CA_FILE', env, report)
+  checkCaFile('REDIS_CA_FILE', env, report)
   readNamedFile('BINDINGS_FILE', env, report)
   checkDatabase(env, report)
 }

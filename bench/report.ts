@@ -20,6 +20,16 @@ export class Report {
     )
   }
 
+  /** Rows under a head, in columns. */
+  table(rows: readonly (readonly string[])[]): void {
+    const widths = rows[0]?.map((_, column) =>
+      Math.max(...rows.map(row => row[column]?.length ?? 0)),
+    )
+    for (const row of rows) {
+      console.log(`  ${row.map((cell, column) => cell.padStart(widths?.[column] ?? 0)).join('  ')}`)
+    }
+  }
+
   note(text: string): void {
     console.log(`  ${text}`)
   }

@@ -10,6 +10,7 @@ import { createGateway } from '../app.ts'
 import { loadConfig } from '../config.ts'
 import { createEcho } from '../dev/echo.ts'
 import { createDevSts, DEV_ISSUER } from '../dev/sts.ts'
+import { type Command, readOptions } from './command.ts'
 
 const HOST = '127.0.0.1'
 const ZONE = 'zone-demo'
@@ -41,6 +42,26 @@ const PORTS = {
 type Part = keyof typeof PORTS
 type Close = () => unknown
 
+/** `caracal-gateway demo`. */
+export const demo: Command = {
+  usage: `usage: caracal-gateway demo
+
+Runs gateway, development STS and echo upstream on loopback until Ctrl-C, and prints a line to try.
+
+  -h, --help  print this
+
+From the environment: DEMO_GATEWAY_PORT (${PORTS.gateway.port}), DEMO_STS_PORT (${PORTS.sts.port}), DEMO_UPSTREAM_PORT (${PORTS.upstream.port}),
+REDIS_URL (a store inside the process), LOG_LEVEL (info).
+
+Exit status: 0 it was stopped, 1 it could not start, 2 usage.
+`,
+  async run(args, env) {
+    readOptions(args, {})
+    // All parts are closed; what a failed start has left behind is not worth waiting for.
+    process.exit(await runDemo(env))
+  },
+}
+
 /** An error whose message is all that the user needs. */
 class DemoError extends Error {}
 
@@ -52,7 +73,7 @@ class DemoError extends Error {}
  *
  * @returns the exit status: 0 when it was stopped, 1 when it could not start.
  */
-export async function runDemo(env: NodeJS.ProcessEnv): Promise<number> {
+async function runDemo(env: NodeJS.ProcessEnv): Promise<number> {
   const stopped = stopSignal()
   const closers: Close[] = []
   const starting = start(env, closers)

@@ -2,73 +2,66 @@
 // Guarantees that an old Node and an unknown command end with one clear line, before anything is loaded.
 
 import { readFileSync } from 'node:fs'
-import { parseArgs } from 'node:util'
 import { isSupportedNode, OLDEST_NODE } from '../lib/node-version.ts'
+import { type Command, readOptions, UsageError } from './command.ts'
 
 const USAGE = `usage: caracal-gateway [command] [--help] [--version]
 
-  (no command)  serve, configured by environment variables
-  demo          gateway, development STS and echo upstream on loopback, with a line to try
+  (no command)     serve, configured by environment variables
+  demo             gateway, development STS and echo upstream on loopback, with a line to try
+  verify-evidence  whether the audit evidence on disk and in Redis holds
 
-  -h, --help    print this
-  -v, --version print the version
+  -h, --help       print this, or what a command takes
+  -v, --version    print the version
 `
 
-type Command = () => Promise<void>
+const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
+  ['demo', async () => (await import('./demo.ts')).demo],
+  ['verify-evidence', async () => (await import('./verify-evidence.ts')).verifyEvidence],
+])
 
-async function serveGateway(): Promise<void> {
+async function main([name, ...args]: string[]): Promise<void> {
+  if (!isSupportedNode(process.versions.node)) {
+    return fail(`Node.js ${OLDEST_NODE} or newer is needed, this is ${process.version}`, 1)
+  }
+  if (name === undefined || name.startsWith('-')) {
+    return withUsage(USAGE, () => withoutCommand(name === undefined ? [] : [name, ...args]))
+  }
+  const load = COMMANDS.get(name)
+  if (load === undefined) return fail(`unknown command: ${name}\n\n${USAGE.trimEnd()}`, 2)
+  const command = await load()
+  await withUsage(command.usage, () => runCommand(name, command, args))
+}
+
+async function withoutCommand(args: string[]): Promise<void> {
+  const { help, version } = readOptions(args, {
+    help: { type: 'boolean', short: 'h' },
+    version: { type: 'boolean', short: 'v' },
+  })
+  if (help) return void process.stdout.write(USAGE)
+  if (version) return void process.stdout.write(`${packageVersion()}\n`)
   const { serve } = await import('../server.ts')
   await serve(process.env)
 }
 
-const COMMANDS: ReadonlyMap<string | undefined, Command> = new Map([
-  [undefined, serveGateway],
-  [
-    'demo',
-    async () => {
-      const { runDemo } = await import('./demo.ts')
-      // All parts are closed; what a failed start has left behind is not worth waiting for.
-      process.exit(await runDemo(process.env))
-    },
-  ],
-])
-
-async function main(): Promise<void> {
-  if (!isSupportedNode(process.versions.node)) {
-    return fail(`Node.js ${OLDEST_NODE} or newer is needed, this is ${process.version}`, 1)
+async function runCommand(name: string, command: Command, args: string[]): Promise<void> {
+  if (args.includes('--help') || args.includes('-h')) {
+    return void process.stdout.write(command.usage)
   }
-  const parsed = parse(process.argv.slice(2))
-  if (typeof parsed === 'string') return fail(`${parsed}\n\n${USAGE.trimEnd()}`, 2)
-  if (parsed.help) return void process.stdout.write(USAGE)
-  if (parsed.version) return void process.stdout.write(`${packageVersion()}\n`)
-  await parsed.run()
-}
-
-interface Invocation {
-  readonly help: boolean
-  readonly version: boolean
-  readonly run: Command
-}
-
-/** What was asked for, or what is wrong with it. */
-function parse(args: string[]): Invocation | string {
   try {
-    const { values, positionals } = parseArgs({
-      args,
-      allowPositionals: true,
-      options: {
-        help: { type: 'boolean', short: 'h', default: false },
-        version: { type: 'boolean', short: 'v', default: false },
-      },
-    })
-    const [name, ...more] = positionals
-    const run = COMMANDS.get(name)
-    if (run === undefined) return `unknown command: ${name}`
-    if (more.length > 0) return `unexpected argument: ${more[0]}`
-    return { ...values, run }
+    process.exitCode = await command.run(args, process.env)
   } catch (error) {
-    const [sentence] = (error instanceof Error ? error.message : String(error)).split('. ')
-    return sentence ?? ''
+    if (error instanceof UsageError) throw error
+    fail(`${name}: ${error instanceof Error ? error.message : String(error)}`, 1)
+  }
+}
+
+async function withUsage(usage: string, run: () => Promise<void>): Promise<void> {
+  try {
+    await run()
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error
+    fail(`${error.message}\n\n${usage.trimEnd()}`, 2)
   }
 }
 
@@ -85,4 +78,4 @@ function fail(message: string, exitCode: number): void {
   process.exitCode = exitCode
 }
 
-await main()
+await main(process.argv.slice(2))

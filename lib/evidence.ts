@@ -103,7 +103,7 @@ export function resourceRequestEvent(facts: RequestFacts, outcome: RequestOutcom
     request_id: facts.requestId,
     decision: 'allow',
     evaluation_status: outcome.status,
-    metadata_json: present({
+    metadata_json: {
       ...requestMetadata(facts),
       gateway_status: outcome.gatewayStatus,
       latency_ms: Math.round(outcome.latencyMs),
@@ -114,7 +114,7 @@ export function resourceRequestEvent(facts: RequestFacts, outcome: RequestOutcom
       revocation_interrupted: outcome.revocation !== undefined,
       ...revocationMetadata(outcome.revocation),
       error_kind: outcome.errorKind,
-    }),
+    },
   }
 }
 
@@ -126,11 +126,11 @@ export function interruptedEvent(facts: RequestFacts, route: RequestRoute): Evid
     request_id: facts.requestId,
     decision: 'allow',
     evaluation_status: 'interrupted',
-    metadata_json: present({
+    metadata_json: {
       ...requestMetadata(facts),
       ...routeMetadata(route),
       result_class: resultClass(undefined),
-    }),
+    },
   }
 }
 
@@ -151,12 +151,12 @@ export function deniedEvent(
     request_id: facts.requestId,
     decision: 'deny',
     evaluation_status: check,
-    metadata_json: present({
+    metadata_json: {
       reason: check,
       ...requestMetadata(facts),
       gateway_status: status,
       ...revocationMetadata(revocation),
-    }),
+    },
   }
 }
 
@@ -168,7 +168,7 @@ export function replayEvent(facts: RequestFacts, jti: string): EvidenceEvent {
     request_id: facts.requestId,
     decision: 'deny',
     evaluation_status: 'anomaly',
-    metadata_json: present({
+    metadata_json: {
       jti,
       resource: facts.resource,
       client_id: facts.clientId,
@@ -176,7 +176,7 @@ export function replayEvent(facts: RequestFacts, jti: string): EvidenceEvent {
       request_id: facts.requestId,
       agent_session_id: facts.agentSessionId,
       delegation_edge_id: facts.delegationEdgeId,
-    }),
+    },
   }
 }
 
@@ -205,11 +205,4 @@ function requestMetadata(facts: RequestFacts) {
     delegation_edge_id: facts.delegationEdgeId,
     method: facts.method,
   }
-}
-
-function present(members: Record<string, unknown>): Record<string, unknown> {
-  for (const name of Object.keys(members)) {
-    if (members[name] === undefined) delete members[name]
-  }
-  return members
 }

@@ -61,6 +61,11 @@ const TASKS = {
     tool('biome', 'format', '--write')
   },
   docs: () => node('scripts/docs.ts'),
+  'bench:audit': () => {
+    ensureServers()
+    buildIfStale()
+    node('bench/audit.ts', ...process.argv.slice(3))
+  },
   'bench:revocation': () => {
     ensureServers()
     buildIfStale()

@@ -7,7 +7,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync }
 import { createServer, type RequestListener, type Server } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
@@ -208,6 +208,9 @@ test('the compose file starts the gateway when all it needs is healthy', () => {
   assert.equal(gateway.environment.CARACAL_MODE, 'dev')
   assert.equal(gateway.environment.GATEWAY_STS_HMAC_KEY, sts.environment.GATEWAY_STS_HMAC_KEY)
   assert.equal(gateway.entrypoint, undefined, 'the image’s own')
+  const { AUDIT_REPLAY_DIR } = gateway.environment
+  assert.deepEqual(gateway.volumes, [`evidence:${dirname(AUDIT_REPLAY_DIR)}`])
+  assert.equal(gateway.environment.AUDIT_DURABILITY, 'strict')
   for (const name of ['redis', 'sts', 'upstream']) {
     assert.deepEqual(gateway.depends_on[name], { condition: 'service_healthy' })
   }

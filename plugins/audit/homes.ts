@@ -14,7 +14,7 @@ import { SEGMENT } from './journal.ts'
 import { lives, readOwner } from './owner.ts'
 
 /** Milliseconds without a heartbeat after which a process that cannot be seen from here counts as dead. */
-const SILENCE = 30_000
+export const SILENCE = 30_000
 /** Milliseconds of silence that one look can tell of: whoever was stopped meanwhile, the others may have been too. */
 const LONGEST_LOOK = 10_000
 

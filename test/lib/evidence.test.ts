@@ -3,17 +3,26 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { DENIALS, isCheck } from '../../denial.ts'
+import * as evidence from '../../lib/evidence.ts'
 import {
-  deniedEvent,
-  interruptedEvent,
+  type EvidenceEvent,
   type RequestFacts,
   type RequestOutcome,
   refusalOutcome,
-  replayEvent,
-  resourceRequestEvent,
   resultClass,
 } from '../../lib/evidence.ts'
 import { RevocationReceipt } from '../../lib/revocation-receipt.ts'
+
+/** An event as it is read again: what is undefined is not there. */
+const written =
+  <Arguments extends unknown[]>(make: (...of: Arguments) => EvidenceEvent) =>
+  (...of: Arguments): EvidenceEvent =>
+    JSON.parse(JSON.stringify(make(...of)))
+
+const deniedEvent = written(evidence.deniedEvent)
+const interruptedEvent = written(evidence.interruptedEvent)
+const replayEvent = written(evidence.replayEvent)
+const resourceRequestEvent = written(evidence.resourceRequestEvent)
 
 const facts: RequestFacts = {
   requestId: 'r-1',

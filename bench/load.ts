@@ -1,0 +1,122 @@
+// Load from a process of its own: mints mandates at an STS ahead of the time that is measured, then spends one a request.
+import { Pool } from 'undici'
+
+/** What is to be sent. */
+export interface Load {
+  /** Whatever befalls the machine meanwhile befalls all of them: each has a slice of the load in turn. */
+  readonly gateways: readonly string[]
+  readonly slices: number
+  /** Requests of a slice. */
+  readonly requests: number
+  /** Requests a second; undefined: as fast as 16 callers get their answers. */
+  readonly rate: number | undefined
+  readonly sts: string
+  readonly resource: string
+}
+
+/**
+ * What the process says: that all mandates of a load are minted; then, when it was told `go`, how long each request took,
+ * in milliseconds, by gateway.
+ */
+export type LoadMessage = 'minted' | { readonly times: readonly (readonly number[])[] }
+
+type Spend = (token: string) => Promise<void>
+
+const CALLERS = 16
+
+const pools = new Map<string, Pool>()
+
+function pool(url: string): Pool {
+  const known = pools.get(url) ?? new Pool(url, { connections: 64, keepAliveTimeout: 60_000 })
+  pools.set(url, known)
+  return known
+}
+
+async function run(load: Load): Promise<void> {
+  const { gateways, slices, requests, rate } = load
+  const tokens = await mint(load, gateways.length * slices * requests)
+  const go = new Promise(resolve => process.once('message', resolve))
+  tell('minted')
+  await go
+  const times = gateways.map((): number[] => [])
+  for (let slice = 0; slice < slices; slice++) {
+    for (let turn = 0; turn < gateways.length; turn++) {
+      // Another first each time.
+      const index = (slice + turn) % gateways.length
+      const spend = (token: string) => request(gateways[index] ?? '', load.resource, token)
+      const part = tokens.splice(-requests)
+      times[index]?.push(
+        ...(rate === undefined ? await inTurn(part, spend) : await inTime(part, rate, spend)),
+      )
+    }
+  }
+  process.once('message', begin)
+  tell({ times })
+}
+
+async function mint({ sts, resource }: Load, count: number): Promise<string[]> {
+  const tokens: string[] = []
+  const path = `/mint?${new URLSearchParams({ resource }).toString()}`
+  await repeat(count, async () => {
+    const { statusCode, body } = await pool(sts).request({ path, method: 'GET' })
+    const token = await body.text()
+    if (statusCode !== 200) throw new Error(`the STS answered ${statusCode}: ${token}`)
+    tokens.push(token)
+  })
+  return tokens
+}
+
+async function request(gateway: string, resource: string, token: string): Promise<void> {
+  const headers = { authorization: `Bearer ${token}`, 'x-caracal-resource': resource }
+  const answer = await pool(gateway).request({ path: '/v1/x', method: 'GET', headers })
+  const text = await answer.body.text()
+  if (answer.statusCode !== 200) {
+    throw new Error(`the gateway answered ${answer.statusCode}: ${text}`)
+  }
+}
+
+/** Each caller sends its next request when it has its answer. */
+async function inTurn(tokens: readonly string[], spend: Spend): Promise<number[]> {
+  const times: number[] = []
+  await repeat(tokens.length, async index => {
+    const startedAt = performance.now()
+    await spend(tokens[index] ?? '')
+    times.push(performance.now() - startedAt)
+  })
+  return times
+}
+
+/** Each request has its time, whether those before are answered or not. */
+async function inTime(tokens: readonly string[], rate: number, spend: Spend): Promise<number[]> {
+  const startedAt = performance.now()
+  const answers: Promise<number>[] = []
+  for (const [index, token] of tokens.entries()) {
+    const due = startedAt + (index * 1_000) / rate
+    const early = due - performance.now()
+    if (early > 0) await new Promise(resolve => setTimeout(resolve, early))
+    // From its time on: what this process is late by has made the caller wait too.
+    answers.push(spend(token).then(() => performance.now() - due))
+  }
+  return Promise.all(answers)
+}
+
+async function repeat(count: number, work: (index: number) => Promise<void>): Promise<void> {
+  let next = 0
+  const caller = async () => {
+    while (next < count) await work(next++)
+  }
+  await Promise.all(Array.from({ length: CALLERS }, caller))
+}
+
+function tell(message: LoadMessage): void {
+  process.send?.(message)
+}
+
+function begin(load: Load): void {
+  run(load).catch((error: unknown) => {
+    console.error(error)
+    process.exit(1)
+  })
+}
+
+process.once('message', begin)
