@@ -134,6 +134,9 @@ async function verify(
     const wholeSince =
       range.until === undefined && failure.total === 0 ? stream?.wholeSince : undefined
     if (look === undefined || failure.total > 0 || settles(look, proof, wholeSince)) break
+    if (looks === LOOKS && look.disturbed) {
+      look.findings.add('unreadable', directory ?? '', 'is moved about while it is read: try again')
+    }
     if (looks < LOOKS) await new Promise(resolve => setTimeout(resolve, LOOK_PAUSE))
   }
   store?.close()

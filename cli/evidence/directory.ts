@@ -40,7 +40,7 @@ export class Look {
   ended = 0
   /** Replay files. */
   files = 0
-  /** Whether something was moved or removed while it was read. */
+  /** Whether a gateway's directory was moved or removed while it was read. */
   disturbed = false
   readonly #root: string
   readonly #proof: Proof
@@ -51,29 +51,42 @@ export class Look {
     this.#proof = proof
   }
 
-  /** Looks at everything; what cannot be read is a finding. */
+  /**
+   * Looks at everything; what cannot be read is a finding. What moves meanwhile goes from a journal to a replay file, from
+   * there into the directory of whoever sends it, and from there to Redis: that is the order of looking, too.
+   */
   async read(): Promise<void> {
     this.#self = await thisProcess()
-    await this.#attempt(this.#root, async () => {
-      // A directory that is not there has not been moved.
-      const entries = await readdir(this.#root, { withFileTypes: true }).catch((error: unknown) => {
-        this.findings.add('unreadable', this.#root, reasonOf(error))
-        return []
-      })
-      for (const entry of entries) {
-        const path = join(this.#root, entry.name)
-        if (entry.isDirectory()) {
-          if (HOME_NAME.test(entry.name)) await this.#home(path, await this.#isAlive(path))
-        } else await this.#file(path)
-      }
+    const names = await readdir(this.#root).catch((error: unknown) => {
+      this.findings.add('unreadable', this.#root, reasonOf(error))
+      return undefined
     })
+    if (names === undefined) return
+    for (const path of this.#homesIn(this.#root, names)) {
+      await this.#home(path, await this.#isAlive(path))
+    }
+    await this.#attempt(this.#root, () => this.#files(this.#root))
+  }
+
+  #homesIn(path: string, names: readonly string[]): string[] {
+    return names.filter(name => HOME_NAME.test(name)).map(name => join(path, name))
+  }
+
+  /** Reads the replay files of a directory, then those that gateways have taken into their own. */
+  async #files(path: string): Promise<void> {
+    for (const name of await readdir(path)) {
+      const file = join(path, name)
+      if (name.endsWith('.ndjson')) await this.#file(file)
+      else if (name.endsWith('.corrupt')) {
+        this.findings.add('set_aside', this.#name(file), 'holds lines that were torn or garbled')
+      }
+    }
+    for (const home of this.#homesIn(path, await readdir(path))) {
+      await this.#attempt(home, () => this.#files(home))
+    }
   }
 
   async #file(path: string): Promise<void> {
-    if (path.endsWith('.corrupt')) {
-      this.findings.add('set_aside', this.#name(path), 'holds lines that were torn or garbled')
-    }
-    if (!path.endsWith('.ndjson')) return
     this.files += 1
     await this.#lines(path, false, text => {
       const event = readEvent(text)
@@ -88,11 +101,10 @@ export class Look {
     await this.#attempt(path, async () => {
       const names = await readdir(path)
       await this.#journal(path, names, alive)
-      for (const name of names) {
-        if (name.endsWith('.ndjson')) await this.#file(join(path, name))
-        // Taken over from a process that had ended, and not sent yet.
-        else if (HOME_NAME.test(name)) await this.#home(join(path, name), false)
-      }
+      // Taken over from a process that had ended, and not sent yet.
+      for (const home of this.#homesIn(path, names)) await this.#home(home, false)
+      // What was removed while it was read has told half a story.
+      await readdir(path)
     })
   }
 
@@ -120,14 +132,18 @@ export class Look {
         }
         const { id, data } = line.event
         const event = formedEvent(data)
-        if (typeof event === 'string')
-          this.findings.add('malformed', where, `the event ${event}`, id)
+        const before = outcomes.get(id)
         if (line.kind === 'outcome') {
+          if (before !== undefined && before.data !== data) {
+            this.#proof.event({ id, data: before.data }, SEEN.waiting, where, this.findings)
+          }
           intents.delete(id)
           const at = typeof event === 'string' ? Number.NaN : Date.parse(event.occurred_at)
           outcomes.set(id, { data, at })
-        } else if (!outcomes.has(id)) {
-          intents.set(id, typeof event === 'string' ? '' : event.request_id)
+        } else if (typeof event === 'string') {
+          this.findings.add('malformed', where, `the event ${event}`, id)
+        } else if (before === undefined) {
+          intents.set(id, event.request_id)
         }
         return true
       })
@@ -138,9 +154,14 @@ export class Look {
     for (const [id, requestId] of intents) this.intents.push({ id, requestId, where, alive })
   }
 
-  /** Reads a file's lines. @param growing whether the last may be half written @param take says whether it is one */
+  /**
+   * Reads a file's lines; one that has gone was not needed, or is found where it is now.
+   *
+   * @param growing whether the last may be half written
+   * @param take says whether it is a line of such a file
+   */
   async #lines(path: string, growing: boolean, take: (text: string) => boolean): Promise<void> {
-    await this.#attempt(path, async () => {
+    try {
       let unread = 0
       let last = true
       for await (const lines of readLines(path)) {
@@ -152,7 +173,9 @@ export class Look {
       if (growing && !last) unread -= 1
       if (unread === 0) return
       this.findings.add('malformed', this.#name(path), `${unread} lines are torn or garbled`)
-    })
+    } catch (error) {
+      if (!isMissing(error)) this.findings.add('unreadable', this.#name(path), reasonOf(error))
+    }
   }
 
   async #isAlive(path: string): Promise<boolean> {
@@ -166,7 +189,7 @@ export class Look {
     return Date.now() - mtimeMs < SILENCE
   }
 
-  /** What goes while it is looked at is looked for again; whatever else fails is told. */
+  /** A directory that goes while it is looked at is looked for again; whatever else fails is told. */
   async #attempt(path: string, work: () => Promise<void>): Promise<void> {
     try {
       await work()

@@ -157,6 +157,32 @@ describe('the evidence of a gateway holds', () => {
   )
 
   test(
+    'under load, also while Redis takes no events and takes them again',
+    lastFirst(async t => {
+      const stack = await startStack(t)
+      const env = environmentOf(stack)
+      const load = new AbortController()
+      const callers = Array.from({ length: 10 }, async () => {
+        while (!load.signal.aborted) await stack.call()
+      })
+      const refuse = (bytes: number) => stack.redis.command('CONFIG', 'SET', 'maxmemory', bytes)
+      await until(() => stack.upstream.arrivals.length > 50, 30_000)
+      assert.deepEqual((await verify(env)).findings, [])
+      await refuse(1)
+      await until(async () => (await stack.metric('audit_persisted')) > 0, 30_000)
+      assert.deepEqual((await verify(env)).findings, [])
+      await refuse(0)
+      assert.deepEqual((await verify(env)).findings, [])
+      load.abort()
+      await Promise.all(callers)
+      await until(async () => (await verify(env)).counts.waiting === 0, 30_000)
+      const { findings, counts } = await verify(env)
+      assert.deepEqual(findings, [])
+      assert.ok(counts.events >= stack.upstream.arrivals.length)
+    }),
+  )
+
+  test(
     'once what a killed gateway left open was recovered, and not before',
     lastFirst(async t => {
       const directory = await temporaryDirectory(t)
