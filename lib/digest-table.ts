@@ -74,9 +74,9 @@ export class DigestTable {
   }
 
   #digestOf(text: string, at: number): void {
-    const bytes = hash('sha256', this.#salt + text, 'buffer')
-    this.#digest[at] = bytes.readUInt32LE(0)
-    this.#digest[at + 1] = bytes.readUInt32LE(4)
+    const digest = hash('sha256', this.#salt + text, 'hex')
+    this.#digest[at] = Number.parseInt(digest.slice(0, 8), 16)
+    this.#digest[at + 1] = Number.parseInt(digest.slice(8, 16), 16)
   }
 
   #marks(at: number): number {
