@@ -15,6 +15,7 @@ import {
   assertAccounted,
   assertNothingLeft,
   assertSettled,
+  assertTidy,
   figuresOf,
   Load,
   PATIENT,
@@ -159,6 +160,7 @@ test(
     await kill(stack.gateway)
     await load.stop()
     const next = await startGateway(t, stack.env)
+    await assertTidy(disk.directory, 1)
     await assertSettled(next)
     await assertAccounted(t, stack, { loads: [load], killed: true })
     await disk.relieve(next)

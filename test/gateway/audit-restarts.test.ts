@@ -1,7 +1,6 @@
 // Holds the gateway to account for every request that an upstream saw, under load, when it is killed or stopped (contract
 // section 8).
 import assert from 'node:assert/strict'
-import { readdir } from 'node:fs/promises'
 import { test } from 'node:test'
 import { lastFirst } from '../cleanup.ts'
 import { until } from '../until.ts'
@@ -11,23 +10,15 @@ import {
   assertAccounted,
   assertNothingLeft,
   assertSettled,
+  assertTidy,
+  figuresOf,
   Load,
   PATIENT,
   work,
 } from './load.ts'
-import { filesIn, kill, temporaryDirectory } from './support.ts'
+import { kill, temporaryDirectory } from './support.ts'
 
 const LONG = 30_000
-
-/** Resolves once nothing but the directories of these many living processes is left. */
-async function assertTidy(directory: string, processes: number): Promise<void> {
-  let names: string[] = []
-  const tidy = async () => {
-    names = await readdir(directory)
-    return names.length === processes && names.every(name => name.startsWith('gateway-'))
-  }
-  await until(tidy, LONG).catch(() => assert.fail(names.join()))
-}
 
 for (const durability of ['strict', 'synced']) {
   test(
@@ -69,7 +60,7 @@ test(
     await load.more('200', 200)
     await stack.redis.stop()
     await load.more('503 replay state unavailable', 50)
-    await until(() => [...filesIn(directory).keys()].some(name => name.endsWith('.ndjson')), LONG)
+    await until(async () => ((await figuresOf(stack.gateway))['audit_persisted'] ?? 0) >= 50, LONG)
     await kill(stack.gateway)
     await load.stop()
     await stack.redis.restart()

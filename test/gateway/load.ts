@@ -33,6 +33,9 @@ export interface Outcome {
   readonly undispatched: boolean
 }
 
+/** A process's directory, and what is in it. */
+const USUAL = /^gateway-\d+-[0-9a-f]+(?:\/(?:owner|reserve|\d+\.journal))?$/
+
 const BROKEN = { status: undefined, summary: 'broken', undispatched: false }
 
 /** Callers of one gateway after another, each with a fresh mandate a request, one request at a time. */
@@ -159,6 +162,17 @@ export async function assertSettled(gateway: Gateway): Promise<Record<string, nu
   assert.equal(figures['audit_dropped'], 0)
   assert.equal(figures['audit_corrupt_lines'], 0)
   return figures
+}
+
+/** Resolves once nothing lies in an `AUDIT_REPLAY_DIR` but what these many processes always have. */
+export async function assertTidy(directory: string, processes: number): Promise<void> {
+  let names: string[] = []
+  const tidy = async () => {
+    names = await readdir(directory, { recursive: true }).catch(() => ['something goes'])
+    const homes = names.filter(name => !name.includes('/'))
+    return homes.length === processes && names.every(name => USUAL.test(name))
+  }
+  await until(tidy, LONG).catch(() => assert.fail(names.join()))
 }
 
 /** Stops gateways, which must leave nothing in their `AUDIT_REPLAY_DIR`. */

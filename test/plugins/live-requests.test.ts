@@ -33,7 +33,9 @@ async function start(t: TestContext): Promise<Started> {
       })
     } else if (what === 'hang-up') request.socket.destroy()
   }
-  const app = await createTestGateway(t, world)
+  // An STS that never answers must not open the circuit to others, however long a busy machine takes.
+  const patient = { STS_TIMEOUT: '2m', UPSTREAM_TIMEOUT: '2m', READ_TIMEOUT: '5m' }
+  const app = await createTestGateway(t, world, patient)
   const port = Number(new URL(await app.listen({ port: 0, host: '127.0.0.1' })).port)
   const wires: Wire[] = []
   t.after(() => wires.forEach(wire => wire.close()))
