@@ -266,27 +266,30 @@ export class Backlog {
 
   /** Waits for something to do. */
   async #idle(): Promise<void> {
-    await new Promise<void>(resolve => {
-      const timer = setTimeout(resolve, IDLE_INTERVAL).unref()
-      this.#wake = () => {
-        clearTimeout(timer)
-        resolve()
-      }
+    await wait(IDLE_INTERVAL, end => {
+      this.#wake = end
     })
     this.#wake = undefined
   }
 
   async #pause(milliseconds: number): Promise<void> {
     if (this.#closing) return
-    await new Promise<void>(resolve => {
-      const timer = setTimeout(resolve, milliseconds).unref()
-      this.#endPause = () => {
-        clearTimeout(timer)
-        resolve()
-      }
+    await wait(milliseconds, end => {
+      this.#endPause = end
     })
     this.#endPause = undefined
   }
+}
+
+/** Waits so long, or until what `take` is given is called. */
+function wait(milliseconds: number, take: (end: () => void) => void): Promise<void> {
+  return new Promise(resolve => {
+    const timer = setTimeout(resolve, milliseconds).unref()
+    take(() => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
 }
 
 /** Reading begins anew after that: a generator that failed would say that it is at its end. */

@@ -3,6 +3,7 @@
  * outcome whose intent stands in the journal leaves only once it stands there too: else a restart after a crash would
  * tell another story under the same id.
  */
+import { setTimeout as pause } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { type AuditEvent, renamedEvent, writeEvent } from '../../lib/audit-event.ts'
 import { uuidv7 } from '../../lib/uuid.ts'
@@ -270,10 +271,6 @@ export class Queue {
 function without(entries: readonly Entry[], others: readonly Entry[]): Entry[] {
   const gone = new Set(others)
   return entries.filter(entry => !gone.has(entry))
-}
-
-function pause(milliseconds: number): Promise<void> {
-  return new Promise(resolve => setTimeout(resolve, milliseconds))
 }
 
 /** Waits for work that may go on when the time is over. */

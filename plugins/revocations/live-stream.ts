@@ -1,4 +1,5 @@
 // Guarantees that no revocation message that is written from now on goes unread, and says so when one may have.
+import { setTimeout as pause } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { loggedReason } from '../../lib/log-error.ts'
 import { pace } from '../../lib/pace.ts'
@@ -158,7 +159,7 @@ export class LiveStream {
           this.#log.warn({ reason: loggedReason(error) }, 'revocations cannot be read')
         }
         this.#disappoint(new Error('the revocation stream cannot be read'))
-        await this.#pause(RETRY)
+        await pause(RETRY, undefined, { signal, ref: false }).catch(() => undefined)
       }
     }
   }
@@ -203,18 +204,5 @@ export class LiveStream {
   #disappoint(error: Error): void {
     for (const { reject } of this.#waiters) reject(error)
     this.#waiters = []
-  }
-
-  #pause(milliseconds: number): Promise<void> {
-    return new Promise(resolve => {
-      const { signal } = this.#stopped
-      const done = () => {
-        clearTimeout(timer)
-        signal.removeEventListener('abort', done)
-        resolve()
-      }
-      const timer = setTimeout(done, milliseconds).unref()
-      signal.addEventListener('abort', done)
-    })
   }
 }
