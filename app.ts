@@ -2,7 +2,7 @@
  * The map of the house: plugins that hold what the gateway needs, then the checks, then the routes.
  */
 import type { FastifyInstance } from 'fastify'
-import { type Config, configWarnings, pem } from './config.ts'
+import { type Config, configWarnings, pem, SHUTDOWN_SHARES } from './config.ts'
 import { createMemoryStore } from './dev/memory-store.ts'
 import { proxyTrust } from './lib/forwarded.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
@@ -14,6 +14,7 @@ import bindingsFile from './plugins/bindings-file.ts'
 import bindingsTable from './plugins/bindings-table.ts'
 import connections from './plugins/connections.ts'
 import database from './plugins/database.ts'
+import drain from './plugins/drain.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
 import gauges from './plugins/gauges.ts'
@@ -103,6 +104,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     hmacKey: config.auditHmacKey?.reveal(),
     directory: config.auditReplayDir,
     durability: config.auditDurability,
+    closeTimeout: config.shutdownTimeout * SHUTDOWN_SHARES.evidence,
     onPersisted: count => meters.count('audit_persisted', count),
     onDrained: count => meters.count('audit_drained', count),
     onCorruptLine: () => meters.count('audit_corrupt_lines'),
@@ -142,6 +144,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     connectTimeout: config.upstreamTimeout,
   })
   await app.register(readiness)
+  await app.register(drain)
   await app.register(gauges, { lastSeen })
 
   await app.register(operator, {

@@ -11,6 +11,9 @@ import { formatDuration, parseDuration } from './lib/duration.ts'
 import { parseRedisUrl, REDIS_URL_FORMS } from './lib/redis-url.ts'
 import { Secret } from './lib/secret.ts'
 
+/** How `SHUTDOWN_TIMEOUT` is shared out: what is still under way when `service` is over ends. */
+export const SHUTDOWN_SHARES = { service: 0.75, lastAnswers: 0.02, evidence: 0.1 }
+
 /** What a text breaks: the rest of a sentence that begins with the variable's name. */
 class Unfit {
   readonly rule: string
@@ -171,12 +174,12 @@ const service = {
   SHUTDOWN_DELAY: variable('pause', {
     default: '0s',
     description:
-      'Time between the signal to stop and the end of accepting, for load balancers to notice.',
+      'Time between the signal to stop and the end of accepting, for load balancers to notice. Part of `SHUTDOWN_TIMEOUT`, and less than three quarters of it.',
   }),
   SHUTDOWN_TIMEOUT: variable('timeout', {
     default: '15s',
     description:
-      'Longest time from the signal to stop until the process exits. Keep it under the grace period of whatever kills the process.',
+      'Longest time from the signal to stop until the process exits. When three quarters are over, what is still under way is ended. Keep it under the grace period of whatever kills the process.',
   }),
 }
 
@@ -864,6 +867,11 @@ function checkRules(env: Env, report: Report): void {
   ) {
     const sum = formatDuration(env.STS_TIMEOUT + env.UPSTREAM_TIMEOUT)
     report.add('READ_TIMEOUT', `must exceed STS_TIMEOUT + UPSTREAM_TIMEOUT (${sum}); raise it`)
+  }
+  const service = env.SHUTDOWN_TIMEOUT * SHUTDOWN_SHARES.service
+  if (env.SHUTDOWN_DELAY >= service && !report.has('SHUTDOWN_DELAY', 'SHUTDOWN_TIMEOUT')) {
+    const most = formatDuration(service)
+    report.add('SHUTDOWN_DELAY', `must be less than three quarters of SHUTDOWN_TIMEOUT (${most})`)
   }
   if (
     env.STREAMS_HMAC_KEY_PREVIOUS &&

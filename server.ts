@@ -2,12 +2,17 @@
  * The process: reads the environment, listens, and stops when it is told to. The only file with side effects.
  */
 import { realpathSync } from 'node:fs'
+import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import closeWithGrace from 'close-with-grace'
 import { ConfigError, createGateway, loadConfig } from './app.ts'
+import { SHUTDOWN_SHARES } from './config.ts'
 import { isSupportedNode, OLDEST_NODE } from './lib/node-version.ts'
+
+/** Signals that say that the process is broken: a handler would keep it alive, and what they tell of from being seen. */
+const NOT_OURS = ['SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV', 'SIGTRAP', 'SIGUSR2'] as const
 
 /**
  * Serves until SIGTERM or SIGINT. A configuration or a dependency that does not allow a start ends the process with
@@ -20,27 +25,35 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
   if (supported) boundHeap()
   const config = configOf(env)
   if (config === undefined) return
+  // Until there is something to be drained. Without a handler the first process of a container hears no signal at all.
+  process.on('SIGTERM', leave).on('SIGINT', leave)
   const app = await createGateway(config).catch(startFailed)
   if (app === undefined) return
   if (!supported)
     app.log.warn({ node: process.version }, `Node.js ${OLDEST_NODE} or newer is needed`)
+  process.off('SIGTERM', leave).off('SIGINT', leave)
+  let stopping = false
   closeWithGrace(
-    { delay: config.shutdownTimeout, logger: app.log },
+    { delay: config.shutdownTimeout, logger: app.log, skip: [...NOT_OURS] },
     async ({ err: error }: { err?: Error | undefined }) => {
+      stopping = true
       if (error !== undefined) app.log.fatal({ err: error }, 'stopping after an unexpected error')
-      app.readiness.drain()
+      app.drain.begin()
       // What is still open then, an event stream say, ends in time to leave its evidence.
-      const cut = setTimeout(() => app.server.closeAllConnections(), config.shutdownTimeout * 0.75)
-      if (error === undefined && config.shutdownDelay > 0) {
-        await new Promise(resolve => setTimeout(resolve, config.shutdownDelay))
-      }
+      const { service, lastAnswers } = SHUTDOWN_SHARES
+      const cut = setTimeout(
+        () => app.drain.cut(config.shutdownTimeout * lastAnswers),
+        config.shutdownTimeout * service,
+      )
+      if (error === undefined) await pause(config.shutdownDelay)
       await app.close()
       clearTimeout(cut)
     },
   )
-  await app
-    .listen({ port: config.port, host: config.host })
-    .catch((error: Error) => startFailed(new Error(`HOST and PORT: ${error.message}`)))
+  await app.listen({ port: config.port, host: config.host }).catch((error: Error) => {
+    // Told to stop before it listened.
+    if (!stopping) startFailed(new Error(`HOST and PORT: ${error.message}`))
+  })
   if (supported) collectOnce()
 }
 
@@ -78,6 +91,10 @@ function configOf(env: NodeJS.ProcessEnv) {
     process.exitCode = 1
     return undefined
   }
+}
+
+function leave(): void {
+  process.exit(0)
 }
 
 /** A dependency that is away is no programming error: its message is what the operator needs. */

@@ -28,12 +28,19 @@ export interface Connections {
   watch(request: FastifyRequest): void
   /** Handles what Node's HTTP parser gave up on (`clientError`). */
   failed(error: NodeJS.ErrnoException, socket: Socket): void
+  /** The requests on a connection whose answers are not out yet. */
+  turns(socket: Socket): readonly GatewayTurn[]
+  /** From now on each connection's next answer is its last. @param sockets those that are open */
+  retire(sockets: Iterable<Socket>): void
+  /** Ends an idle connection; what comes on it after that is not executed. */
+  end(socket: Socket): void
 }
 
 /** What Node calls with each request. */
 export type Serve = (request: IncomingMessage, response: ServerResponse) => void
 
-interface GatewayTurn extends Turn {
+/** A request on its connection, as the checks see it. */
+export interface GatewayTurn extends Turn {
   /** The request that the checks see, once they have begun. */
   proxied: FastifyRequest | undefined
 }
@@ -44,6 +51,7 @@ const HTTP_VERSIONS = new Set(['1.0', '1.1'])
 
 async function connections(app: FastifyInstance): Promise<void> {
   const known = new WeakMap<Socket, CallerConnection<GatewayTurn>>()
+  let retiring = false
 
   function connectionOf(socket: Socket): CallerConnection<GatewayTurn> {
     let connection = known.get(socket)
@@ -84,6 +92,11 @@ async function connections(app: FastifyInstance): Promise<void> {
       const connection = connectionOf(request.socket)
       // Nobody would get its answer: it must not be executed.
       if (connection.closing) return void request.socket.destroy()
+      if (retiring) {
+        // Pipelined behind what is the last answer: it would get none.
+        if (connection.open.size > 0) return
+        response.shouldKeepAlive = false
+      }
       connection.take({ request, response, proxied: undefined }, idleTimeout)
       const { method = '', httpVersion } = request
       if (HTTP_METHODS.has(method) && HTTP_VERSIONS.has(httpVersion)) serve(request, response)
@@ -120,6 +133,22 @@ async function connections(app: FastifyInstance): Promise<void> {
         socket.destroy()
       } else if (proxied === undefined) refuseRaw(socket, bodyDenial(error))
       else interrupt(proxied, response, bodyDenial(error))
+    },
+
+    turns: socket => [...(known.get(socket)?.open ?? [])],
+
+    retire(sockets) {
+      retiring = true
+      for (const socket of sockets) {
+        const latest = known.get(socket)?.latest
+        // One that is out already says nothing more.
+        if (latest?.response.headersSent === false) latest.response.shouldKeepAlive = false
+      }
+    },
+
+    end(socket) {
+      const connection = connectionOf(socket)
+      if (!connection.closing) connection.close()
     },
   } satisfies Connections)
 

@@ -1,0 +1,95 @@
+/**
+ * Guarantees that a log line holds up neither a request nor the end of the process, though whoever reads the log be slow
+ * or gone, and that what was logged before an orderly end is written.
+ */
+import { writeSync } from 'node:fs'
+
+/** Characters that wait for the reader; what comes on top is dropped and counted. */
+const CAPACITY = 1_048_576
+/** Milliseconds between two attempts to write what the reader does not take. */
+const RETRY_INTERVAL = 50
+/** Milliseconds that the end of the process waits for a reader that takes nothing. */
+const EXIT_PATIENCE = 250
+/** Milliseconds between two attempts then. */
+const EXIT_INTERVAL = 5
+
+/**
+ * The standard output, as a destination for pino: lines are written once a turn of the event loop, by a write that does
+ * not block.
+ *
+ * pino's own destination blocks a thread on a pipe that is full, for which the end of the process then waits, and tries
+ * for ever, in the exit, to write to a pipe that nobody reads.
+ */
+export class LogOutput {
+  /** Lines were dropped, and there is room again: how many. */
+  onDropped: (lines: number) => void = () => undefined
+  readonly #fd: number
+  readonly #sleeper = new Int32Array(new SharedArrayBuffer(4))
+  #lines: string[] = []
+  /** Characters in {@link LogOutput.#lines}. */
+  #length = 0
+  /** What was begun to be written. */
+  #rest = Buffer.alloc(0)
+  #dropped = 0
+  #pending = false
+
+  /** @param fd a file descriptor that does not block; standard output unless told */
+  constructor(fd?: number) {
+    // Node makes a pipe non-blocking when its stream is first asked for.
+    if (fd === undefined) void process.stdout
+    this.#fd = fd ?? 1
+  }
+
+  /** Takes a line with its end; never throws, never blocks. */
+  write(line: string): void {
+    if (this.#length + this.#rest.length + line.length > CAPACITY) {
+      this.#dropped += 1
+      return
+    }
+    this.#lines.push(line)
+    this.#length += line.length
+    if (this.#pending) return
+    this.#pending = true
+    process.once('exit', this.#onExit)
+    setImmediate(this.#work)
+  }
+
+  /** Writes what waits, for as long as the end of the process may take. pino calls it after a `fatal` line. */
+  flushSync(): void {
+    const deadline = performance.now() + EXIT_PATIENCE
+    while (this.#writeOut() === 'full' && performance.now() < deadline) {
+      Atomics.wait(this.#sleeper, 0, 0, EXIT_INTERVAL)
+    }
+  }
+
+  readonly #onExit = () => this.flushSync()
+
+  readonly #work = () => {
+    if (this.#writeOut() !== 'done') {
+      setTimeout(this.#work, RETRY_INTERVAL).unref()
+      return
+    }
+    this.#pending = false
+    process.off('exit', this.#onExit)
+    const dropped = this.#dropped
+    this.#dropped = 0
+    if (dropped > 0) this.onDropped(dropped)
+  }
+
+  #writeOut(): 'done' | 'full' | 'failed' {
+    try {
+      for (;;) {
+        if (this.#rest.length === 0) {
+          if (this.#lines.length === 0) return 'done'
+          this.#rest = Buffer.from(this.#lines.join(''))
+          this.#lines = []
+          this.#length = 0
+        }
+        this.#rest = this.#rest.subarray(writeSync(this.#fd, this.#rest))
+      }
+    } catch (error) {
+      const full = error instanceof Error && 'code' in error && error.code === 'EAGAIN'
+      return full ? 'full' : 'failed'
+    }
+  }
+}
