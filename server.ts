@@ -35,9 +35,10 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
   let stopping = false
   closeWithGrace(
     { delay: config.shutdownTimeout, logger: app.log, skip: [...NOT_OURS] },
-    async ({ err: error }: { err?: Error | undefined }) => {
+    async ({ err: error, signal }: { err?: Error | undefined; signal?: string | undefined }) => {
       stopping = true
-      if (error !== undefined) app.log.fatal({ err: error }, 'stopping after an unexpected error')
+      if (error === undefined) app.log.info({ signal }, 'draining')
+      else app.log.fatal({ err: error }, 'stopping after an unexpected error')
       app.drain.begin()
       // What is still open then, an event stream say, ends in time to leave its evidence.
       const { service, lastAnswers } = SHUTDOWN_SHARES
@@ -48,6 +49,7 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
       if (error === undefined) await pause(config.shutdownDelay)
       await app.close()
       clearTimeout(cut)
+      app.log.info('stopped')
     },
   )
   await app.listen({ port: config.port, host: config.host }).catch((error: Error) => {

@@ -1,37 +1,266 @@
 // A gateway that is told to stop finishes what it can, and leaves evidence of all that it let through.
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
-import { head, startStack, Wire } from './harness.ts'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:net'
+import { setTimeout as pause } from 'node:timers/promises'
+import { describe, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { Client } from 'undici'
+import { until } from '../until.ts'
+import {
+  call,
+  type Gateway,
+  head,
+  listen,
+  RESOURCE,
+  type Stack,
+  startGateway,
+  startStack,
+  Wire,
+} from './harness.ts'
+import { filesIn, hasLogged, temporaryDirectory } from './support.ts'
 
-test('the gateway ends an open stream in time, leaves its evidence, and exits with 0', async t => {
-  const stack = await startStack(t, { env: { SHUTDOWN_TIMEOUT: '2s' } })
-  stack.upstream.handler = (_request, response) => {
-    response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: one\n\n')
-  }
-  const wire = new Wire(stack.gateway.port)
-  wire.send(`${head('GET /events', stack.mint(), 'X-Request-Id: stream-1')}\r\n`)
-  await wire.receives(/data: one/)
+const SERVER = fileURLToPath(new URL('../../dist/server.js', import.meta.url))
+
+interface Stopped {
+  readonly code: number | null
+  readonly milliseconds: number
+}
+
+async function stop({ child }: Gateway, signal: NodeJS.Signals = 'SIGTERM'): Promise<Stopped> {
   const startedAt = performance.now()
-  assert.equal(await stack.gateway.stop(), 0)
-  assert.ok(performance.now() - startedAt < 4_000)
-  await wire.ended()
-  const [event, ...more] = await stack.eventsOf('stream-1')
-  assert.equal(event?.evaluation_status, 'upstream_error')
-  assert.equal(event.metadata_json['error_kind'], 'response_copy_failed')
-  assert.deepEqual(more, [])
+  const ended = once(child, 'exit')
+  child.kill(signal)
+  const [code] = await ended
+  return { code, milliseconds: performance.now() - startedAt }
+}
+
+/** A request whose answer is the test's to give, once it has arrived. */
+function held({ upstream }: Stack): Promise<() => void> {
+  return new Promise(arrived => {
+    upstream.handler = (_request, response) => arrived(() => response.end('late'))
+  })
+}
+
+async function statusOf(stack: Stack, id: string): Promise<string[]> {
+  const events = await stack.eventsOf(id)
+  return events.map(event => event.evaluation_status)
+}
+
+describe('told to stop, the gateway', { concurrency: 2 }, () => {
+  test('ends an open stream in time, leaves its evidence, and exits with 0', async t => {
+    const stack = await startStack(t, { env: { SHUTDOWN_TIMEOUT: '2s' } })
+    stack.upstream.handler = (_request, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: one\n\n')
+    }
+    const wire = new Wire(stack.gateway.port)
+    wire.send(`${head('GET /events', stack.mint(), 'X-Request-Id: stream-1')}\r\n`)
+    await wire.receives(/data: one/)
+    const { code, milliseconds } = await stop(stack.gateway)
+    assert.equal(code, 0)
+    // Not before three quarters of the time were over, and within it but for a busy machine.
+    assert.ok(milliseconds >= 1_490 && milliseconds < 4_000, String(milliseconds))
+    await wire.ended()
+    const [event, ...more] = await stack.eventsOf('stream-1')
+    assert.equal(event?.evaluation_status, 'upstream_error')
+    assert.equal(event.metadata_json['error_kind'], 'response_copy_failed')
+    assert.deepEqual(more, [])
+  })
+
+  test('answers what is under way, and says that it is the last answer', async t => {
+    const stack = await startStack(t)
+    const arrived = held(stack)
+    const wire = new Wire(stack.gateway.port)
+    wire.send(`${head('GET /late', stack.mint(), 'X-Request-Id: late-1')}\r\n`)
+    const answer = await arrived
+    const stopped = stop(stack.gateway, 'SIGINT')
+    await until(() => hasLogged(stack.gateway, /draining/))
+    answer()
+    await wire.receives(/late/)
+    assert.match(wire.text, /^HTTP\/1\.1 200 /)
+    assert.match(wire.text, /\r\nconnection: close\r\n/i)
+    await wire.ended()
+    assert.equal((await stopped).code, 0)
+    assert.deepEqual(await statusOf(stack, 'late-1'), ['executed'])
+  })
+
+  test('tells who has no answer when the time is over that it may have been executed', async t => {
+    const stack = await startStack(t, { env: { SHUTDOWN_TIMEOUT: '2s' } })
+    const arrived = held(stack)
+    const answered = stack.call('/never', {
+      method: 'POST',
+      headers: { 'x-request-id': 'never-1' },
+    })
+    await arrived
+    const { code, milliseconds } = await stop(stack.gateway)
+    assert.equal(code, 0)
+    assert.ok(milliseconds < 4_000, String(milliseconds))
+    const { status, headers, json } = await answered
+    assert.equal(status, 504)
+    assert.equal(json()['error_description'], 'upstream timeout')
+    assert.equal(json()['dispatched'], 'unknown')
+    assert.equal(headers['x-should-retry'], 'false')
+    assert.equal(headers['connection'], 'close')
+    assert.deepEqual(await statusOf(stack, 'never-1'), ['upstream_error'])
+  })
+
+  test('loses no request of a connection that is in use, and executes none unanswered', async t => {
+    const stack = await startStack(t)
+    const clients = Array.from({ length: 60 }, () => new Client(stack.gateway.url))
+    t.after(async () => void (await Promise.all(clients.map(client => client.destroy()))))
+    const ask = (client: Client, id: string) =>
+      client.request({
+        method: 'POST',
+        path: '/kept',
+        headers: {
+          authorization: `Bearer ${stack.mint()}`,
+          'x-caracal-resource': RESOURCE,
+          'x-request-id': id,
+        },
+      })
+    for (const [index, client] of clients.entries()) {
+      await (await ask(client, `before-${index}`)).body.dump()
+    }
+    const stopped = stop(stack.gateway)
+    // All through the time in which idle connections would be closed at once, and that in which they may be used.
+    const answers = await Promise.all(
+      clients.map(async (client, index) => {
+        await pause(index * 12)
+        const { statusCode, headers, body } = await ask(client, `after-${index}`)
+        await body.dump()
+        return { statusCode, connection: headers['connection'] }
+      }),
+    )
+    for (const answer of answers) assert.deepEqual(answer, { statusCode: 200, connection: 'close' })
+    assert.equal((await stopped).code, 0)
+    assert.equal(stack.upstream.arrivals.length, 120)
+    const executed = (await stack.events()).filter(event => event.evaluation_status === 'executed')
+    assert.equal(new Set(executed.map(event => event.request_id)).size, 120)
+  })
+
+  test('ends a connection that nobody uses, after a moment, and takes no new ones', async t => {
+    const stack = await startStack(t)
+    const wire = new Wire(stack.gateway.port)
+    wire.send('GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n')
+    await wire.receives(/"ok":true/)
+    const silent = new Wire(stack.gateway.port)
+    const stopped = stop(stack.gateway)
+    await until(async () => {
+      const fresh = call(stack.gateway.url, '/health', { resource: null })
+      return fresh.then(
+        () => false,
+        error => error.code === 'ECONNREFUSED',
+      )
+    })
+    assert.equal(wire.closed, false)
+    await Promise.all([wire.ended(), silent.ended()])
+    const { code, milliseconds } = await stopped
+    assert.equal(code, 0)
+    assert.ok(milliseconds >= 990 && milliseconds < 5_000, String(milliseconds))
+  })
+
+  test('serves on until SHUTDOWN_DELAY is over', async t => {
+    const stack = await startStack(t, { env: { SHUTDOWN_DELAY: '700ms' } })
+    const stopped = stop(stack.gateway)
+    await until(() => hasLogged(stack.gateway, /draining/))
+    const ready = await call(stack.gateway.url, '/ready', { resource: null })
+    assert.equal(ready.status, 503)
+    assert.deepEqual(ready.json(), { ok: false, ready: false, reason: 'draining' })
+    const alive = await call(stack.gateway.url, '/health', { resource: null })
+    assert.equal(alive.status, 200)
+    const served = await stack.call()
+    assert.equal(served.status, 200)
+    assert.equal(served.headers['connection'], 'close')
+    const { code, milliseconds } = await stopped
+    assert.equal(code, 0)
+    assert.ok(milliseconds >= 690, String(milliseconds))
+  })
+
+  for (const [what, trouble] of [
+    ['is away', (stack: Stack) => stack.redis.stop()],
+    ['hangs', async (stack: Stack) => stack.redis.pause()],
+  ] as const) {
+    test(`keeps its evidence on disk when Redis ${what}, and exits with 0 in time`, async t => {
+      const directory = await temporaryDirectory(t)
+      const env = { AUDIT_REPLAY_DIR: directory, SHUTDOWN_TIMEOUT: '3s' }
+      const stack = await startStack(t, { env, redis: { durable: true } })
+      t.after(async () => stack.redis.resume())
+      const arrived = held(stack)
+      const answered = stack.call('/kept', { headers: { 'x-request-id': 'kept-1' } })
+      const answer = await arrived
+      await trouble(stack)
+      const stopped = stop(stack.gateway)
+      answer()
+      assert.equal((await answered).status, 200)
+      const { code, milliseconds } = await stopped
+      assert.equal(code, 0)
+      assert.ok(milliseconds < 4_000, String(milliseconds))
+      const kept = [...filesIn(directory)].filter(([, text]) => text.includes('kept-1'))
+      assert.ok(kept.length > 0)
+      if (what === 'is away') await stack.redis.restart()
+      else stack.redis.resume()
+      const next = await startGateway(t, stack.env)
+      assert.deepEqual(await statusOf(stack, 'kept-1'), ['executed'])
+      assert.equal(await next.stop(), 0)
+    })
+  }
+
+  test('goes at once, with 1, when it is told again, and its next start tells the rest', async t => {
+    const directory = await temporaryDirectory(t)
+    const stack = await startStack(t, { env: { AUDIT_REPLAY_DIR: directory } })
+    const arrived = held(stack)
+    const wire = new Wire(stack.gateway.port)
+    wire.send(`${head('GET /late', stack.mint(), 'X-Request-Id: cut-1')}\r\n`)
+    await arrived
+    stack.gateway.child.kill('SIGTERM')
+    await until(() => hasLogged(stack.gateway, /draining/))
+    const { code, milliseconds } = await stop(stack.gateway)
+    assert.equal(code, 1)
+    assert.ok(milliseconds < 2_000, String(milliseconds))
+    await wire.ended()
+    await until(() => hasLogged(stack.gateway, /second SIGTERM/))
+    await startGateway(t, stack.env)
+    assert.deepEqual(await statusOf(stack, 'cut-1'), ['interrupted'])
+  })
 })
 
-test('the gateway answers what is under way before it stops', async t => {
-  const stack = await startStack(t)
-  const { promise: arrived, resolve: arrive } = Promise.withResolvers<() => void>()
-  stack.upstream.handler = (_request, response) => arrive(() => response.end('late'))
-  const wire = new Wire(stack.gateway.port)
-  wire.send(`${head('GET /late', stack.mint(), 'X-Request-Id: late-1')}\r\n`)
+test('the gateway stops after an unexpected error, with 1, a last line, and its evidence', async t => {
+  const preload = new URL('./unexpected-error.ts', import.meta.url).href
+  const stack = await startStack(t, { env: { NODE_OPTIONS: `--import=${preload}` } })
+  const arrived = held(stack)
+  const answered = stack.call('/late', { headers: { 'x-request-id': 'error-1' } })
   const answer = await arrived
-  const stopped = stack.gateway.stop()
+  const stopped = stop(stack.gateway, 'SIGUSR2')
+  await until(() => hasLogged(stack.gateway, /unexpected error/))
   answer()
-  await wire.receives(/late/)
-  assert.equal(await stopped, 0)
-  const [event] = await stack.eventsOf('late-1')
-  assert.equal(event?.evaluation_status, 'executed')
+  assert.equal((await answered).status, 200)
+  assert.equal((await stopped).code, 1)
+  const [line] = stack.gateway.logs.filter(({ level }) => level === 60)
+  assert.equal(line?.['msg'], 'stopping after an unexpected error')
+  assert.match(JSON.stringify(line['err']), /"type":"RangeError".*what nobody had thought of/)
+  assert.deepEqual(await statusOf(stack, 'error-1'), ['executed'])
+})
+
+test('the gateway goes at once, with 0, when it is told to stop before it has started', async t => {
+  const redis = createServer(socket => socket.on('error', () => undefined))
+  const port = await listen(redis)
+  t.after(() => void redis.close())
+  const key = 'ab'.repeat(32)
+  const child = spawn(process.execPath, [SERVER], {
+    env: {
+      PATH: process.env['PATH'] ?? '',
+      STS_URL: 'http://127.0.0.1:9',
+      REDIS_URL: `redis://127.0.0.1:${port}`,
+      GATEWAY_STS_HMAC_KEY: key,
+      STREAMS_HMAC_KEY: key,
+      AUDIT_HMAC_KEY: key,
+    },
+    stdio: 'ignore',
+  })
+  t.after(() => void child.kill('SIGKILL'))
+  const ended = once(child, 'exit')
+  await once(redis, 'connection')
+  child.kill('SIGTERM')
+  assert.deepEqual(await ended, [0, null])
 })
