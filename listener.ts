@@ -5,10 +5,10 @@ import { createServer as createHttpServer, type RequestListener, type Server } f
 import { createServer as createHttpsServer } from 'node:https'
 import type { TlsOptions } from 'node:tls'
 import Fastify, { type FastifyHttpOptions, type FastifyInstance, LogController } from 'fastify'
-import { type Logger, pino } from 'pino'
+import type { Logger } from 'pino'
 import { type Config, pem } from './config.ts'
-import { loggable, loggableLine } from './lib/log-line.ts'
 import { LogOutput } from './lib/log-output.ts'
+import { createLogger } from './lib/logger.ts'
 import { requestIdOf, routedUrl } from './lib/request-line.ts'
 import { refuse } from './plugins/answers.ts'
 
@@ -24,7 +24,7 @@ export function listener(config: Config, app: () => FastifyInstance): FastifyIns
       ? { cert: pem(tlsCertFile), key: pem(tlsKeyFile), minVersion: 'TLSv1.2' as const }
       : undefined
   return Fastify({
-    loggerInstance: createLogger(config.logLevel),
+    loggerInstance: logger(config.logLevel),
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestIdOf,
     rewriteUrl: request => routedUrl(request.url ?? '/'),
@@ -45,24 +45,11 @@ export function listener(config: Config, app: () => FastifyInstance): FastifyIns
   } as FastifyHttpOptions<Server>)
 }
 
-/** What is logged passes `loggable`, whoever logs it: no serializer of a library gets to see it before. */
-function createLogger(level: string): Logger {
+function logger(level: string): Logger {
   const output = new LogOutput()
-  const logger = pino(
-    {
-      level,
-      serializers: { err: asItIs, req: asItIs, res: asItIs },
-      formatters: { log: loggable, bindings: loggable },
-      hooks: { streamWrite: loggableLine },
-    },
-    output,
-  )
-  output.onDropped = lines => logger.warn({ lines }, 'log lines were dropped: their reader is slow')
-  return logger
-}
-
-function asItIs<T>(value: T): T {
-  return value
+  const log = createLogger(level, output)
+  output.onDropped = lines => log.warn({ lines }, 'log lines were dropped: their reader is slow')
+  return log
 }
 
 function createListener(

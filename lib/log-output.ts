@@ -17,8 +17,8 @@ const EXIT_INTERVAL = 5
  * The standard output, as a destination for pino: lines are written once a turn of the event loop, by a write that does
  * not block.
  *
- * pino's own destination blocks a thread on a pipe that is full, for which the end of the process then waits, and tries
- * for ever, in the exit, to write to a pipe that nobody reads.
+ * pino's own destination blocks a thread on a pipe that is full, for which the end of the process then waits, and in the
+ * exit it tries for ever to write to a pipe whose reader has just gone.
  */
 export class LogOutput {
   /** Lines were dropped, and there is room again: how many. */
