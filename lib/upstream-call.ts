@@ -30,6 +30,14 @@ export interface UpstreamResponse {
   readonly body: Readable
 }
 
+/** The caller no longer waits for the answer. */
+export class CallerGone extends Error {
+  constructor() {
+    super('the caller has gone')
+    this.name = 'CallerGone'
+  }
+}
+
 /** The upstream's response headers did not come within `headersTimeout`. */
 export class HeadersTimeout extends Error {
   constructor() {
@@ -80,6 +88,11 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   /** Whether the call ended before its response was whole. */
   get failed(): boolean {
     return this.#failed
+  }
+
+  /** What ended the call before its response was whole. */
+  get failure(): Error | undefined {
+    return this.#failed ? this.#reason : undefined
   }
 
   /** Sends the request. */
@@ -195,8 +208,9 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
     if (this.#ended) return
     this.#failed = true
-    if (this.#answered) this.#body?.destroy(this.#reason ?? error)
-    else this.#fail(this.#reason ?? error)
+    this.#reason ??= error
+    if (this.#answered) this.#body?.destroy(this.#reason)
+    else this.#fail(this.#reason)
   }
 
   /** The caller's lateness is not the upstream's: `READ_TIMEOUT` ends that, and the upstream gets its time after. */

@@ -42,7 +42,7 @@ const QUIET = 1_000
 const LOOK_INTERVAL = 100
 
 async function drain(app: FastifyInstance): Promise<void> {
-  const { server, connections, readiness } = app
+  const { server, connections, readiness, log } = app
   /** Those that TLS is not agreed on yet included. */
   const sockets = new Set<Socket>()
   const uses = new Map<Socket, Use>()
@@ -81,16 +81,24 @@ async function drain(app: FastifyInstance): Promise<void> {
   app.decorate('drain', {
     begin,
     cut(patience) {
+      let streams = 0
+      let answers = 0
       for (const socket of uses.keys()) {
         const turns = connections.turns(socket)
         for (const { response, proxied } of turns) {
           const call = proxied?.passage?.call
-          if (call === undefined || response.headersSent) socket.destroy()
-          // Else the caller would not know whether its request was executed, and ask again.
-          else call.abort(new Denial('upstream_timeout'))
+          if (call !== undefined && !response.headersSent) {
+            answers += 1
+            // Else the caller would not know that its request may have been executed, and ask again.
+            call.abort(new Denial('upstream_timeout'))
+          } else {
+            streams += 1
+            socket.destroy()
+          }
         }
         if (turns.length === 0) socket.destroy()
       }
+      if (streams + answers > 0) log.warn({ streams, answers }, 'what was under way is ended')
       setTimeout(() => {
         for (const socket of sockets) socket.destroy()
       }, patience).unref()

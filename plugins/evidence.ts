@@ -13,8 +13,10 @@ import {
   replayEvent,
   resourceRequestEvent,
 } from '../lib/evidence.ts'
+import { loggedReason } from '../lib/log-error.ts'
 import { type Mandate, subjectFingerprint } from '../lib/mandate.ts'
 import type { RevocationReceipt } from '../lib/revocation-receipt.ts'
+import { CallerGone } from '../lib/upstream-call.ts'
 import type { Check, Passage, Settle } from './passage.ts'
 
 declare module 'fastify' {
@@ -93,24 +95,23 @@ function log(
   passage: Passage,
   revocation: RevocationReceipt | undefined,
 ): void {
-  const { resource, answer, mandate } = passage
-  const ms = Math.round(duration(passage))
-  const facts = { method: request.method, resource, status: answer?.statusCode, ms }
-  if (revocation === undefined) {
-    request.log.debug(facts, 'request')
-    return
+  const { resource, answer, mandate, call } = passage
+  const facts = {
+    zone: mandate?.zoneId,
+    client: mandate?.clientId,
+    resource,
+    method: request.method,
+    status: answer?.statusCode,
+    ms: Math.round(duration(passage)),
+    bytes: call?.passedBytes,
   }
-  request.log.info(
-    {
-      check: 'revoked',
-      anchor: revocation.anchor,
-      zone: mandate?.zoneId,
-      client: mandate?.clientId,
-      ...facts,
-      bytes: passage.call?.passedBytes,
-    },
-    'request cut short',
-  )
+  const failure = call?.failure
+  if (revocation !== undefined) {
+    const { anchor } = revocation
+    request.log.info({ check: 'revoked', anchor, ...facts }, 'request cut short')
+  } else if (failure !== undefined && !(failure instanceof CallerGone)) {
+    request.log.warn({ ...facts, reason: loggedReason(failure) }, 'answer broken off')
+  } else request.log.debug(facts, 'request')
 }
 
 function requestFacts(request: FastifyRequest, passage: Passage, mandate: Mandate): RequestFacts {

@@ -3,6 +3,7 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type CheckOptions, dispatchChecks, requestChecks } from '../hooks/index.ts'
+import { CallerGone } from '../lib/upstream-call.ts'
 import { hook, Passage, passageOf } from '../plugins/passage.ts'
 import { type ProxyOptions, proxy } from './proxy.ts'
 
@@ -58,7 +59,7 @@ function begin(app: FastifyInstance, request: FastifyRequest, reply: FastifyRepl
   reply.raw.once('close', () => {
     passage.closedAt = performance.now()
     app.overload.release(passage)
-    if (!reply.raw.writableFinished) passage.call?.abort(new Error('the caller has gone'))
+    if (!reply.raw.writableFinished) passage.call?.abort(new CallerGone())
     const settle = () => app.evidence.settle(request, passage, reply)
     if (passage.revocation === undefined) settle()
     else app.liveRequests.afterwards(settle)
