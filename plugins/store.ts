@@ -9,7 +9,7 @@ export type { StreamEntry, StreamInfo }
 
 /** What the gateway keeps outside the process: spent token ids, revocations, evidence. */
 export interface Store {
-  /** Rejects when the store cannot answer in time. */
+  /** Rejects when the store cannot take a write in time: one that answers, and takes none, serves nobody. */
   ping(): Promise<void>
   /**
    * Writes the key unless it exists; true for the one caller who wrote it. Rejects, and is never sent

@@ -1,4 +1,5 @@
 // Guarantees that whatever asks Redis has an answer or an error in bounded time, and that no command is ever sent twice.
+import { randomUUID } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import { Cluster, type Redis } from 'ioredis'
 import { bareRedisError, describeRedisError } from '../../lib/redis-error.ts'
@@ -29,7 +30,13 @@ export async function connectRedisStore(
 
   return {
     async ping() {
-      await (commands instanceof Cluster ? pingCluster(commands) : commands.ping()).catch(rethrow)
+      try {
+        if (commands instanceof Cluster) await checkCluster(commands)
+        // Among the keys that the gateway writes anyway: it may be allowed no others.
+        await commands.set(`seen:jti:probe-${randomUUID()}`, '', 'PX', 1)
+      } catch (error) {
+        rethrow(error)
+      }
     },
     async claim(key, value, milliseconds) {
       const reply = commands.set(key, value, 'PX', milliseconds, 'NX')
@@ -72,8 +79,8 @@ export async function connectRedisStore(
   }
 }
 
-// Some node would answer a PING while the cluster as a whole takes no command.
-async function pingCluster(cluster: Cluster): Promise<void> {
+// The node of one key may take it while the cluster as a whole takes no command.
+async function checkCluster(cluster: Cluster): Promise<void> {
   const info = await cluster.cluster('INFO')
   if (!/^cluster_state:ok/m.test(info)) throw new Error('the Redis cluster is down')
 }

@@ -114,7 +114,10 @@ describe('the gateway logs', { concurrency: 1 }, () => {
     assert.equal(line['level'], 40)
     assert.equal(line['status'], 200)
     assert.equal(line['bytes'], 'canary-answer'.length)
-    assert.deepEqual([line['zone'], line['client'], line['resource']], [ZONE, 'dev-client', RESOURCE])
+    assert.deepEqual(
+      [line['zone'], line['client'], line['resource']],
+      [ZONE, 'dev-client', RESOURCE],
+    )
     assert.match(JSON.stringify(line['reason']), /other side closed|aborted|ECONNRESET/)
   })
 

@@ -24,7 +24,7 @@ function gateway(t: TestContext, url: string, lines: string[] = []): FastifyInst
 }
 
 const answers = (store: Store) =>
-  store.ping().then(
+  store.info('s').then(
     () => true,
     () => false,
   )
@@ -124,7 +124,14 @@ test('the gateway leaves a server that has become a replica, once, and comes bac
   assert.match(String(refused[0]), /READONLY/)
   await until(() => answers(app.store))
   assert.equal(await accepted(), before + 1)
+  await assert.rejects(app.store.ping(), /READONLY/, 'it answers, but takes no writes')
   await redis.command('REPLICAOF', 'NO', 'ONE')
+  await until(() =>
+    app.store.ping().then(
+      () => true,
+      () => false,
+    ),
+  )
   assert.deepEqual(
     await app.store.append('s', entries),
     entries.map(() => undefined),
