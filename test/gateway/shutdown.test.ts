@@ -2,11 +2,13 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import { describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'undici'
+import { createCertificate } from '../certificate.ts'
 import { until } from '../until.ts'
 import {
   call,
@@ -158,6 +160,37 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
     const { code, milliseconds } = await stopped
     assert.equal(code, 0)
     assert.ok(milliseconds >= 990 && milliseconds < 5_000, String(milliseconds))
+  })
+
+  test('does so with TLS as well, and waits for nobody who agrees on none', async t => {
+    const directory = await temporaryDirectory(t)
+    const { cert, key } = createCertificate(['127.0.0.1'])
+    await writeFile(`${directory}/cert.pem`, cert)
+    await writeFile(`${directory}/key.pem`, key)
+    const stack = await startStack(t, {
+      env: {
+        TLS_CERT_FILE: `${directory}/cert.pem`,
+        TLS_KEY_FILE: `${directory}/key.pem`,
+        SHUTDOWN_TIMEOUT: '3s',
+      },
+    })
+    const client = new Client(stack.gateway.url, { connect: { rejectUnauthorized: false } })
+    t.after(() => client.destroy())
+    const health = async () => {
+      const { statusCode, headers, body } = await client.request({ method: 'GET', path: '/health' })
+      await body.dump()
+      return [statusCode, headers['connection']]
+    }
+    assert.deepEqual(await health(), [200, 'keep-alive'])
+    const silent = new Wire(stack.gateway.port)
+    await until(() => silent.socket.readyState === 'open')
+    const stopped = stop(stack.gateway)
+    await pause(300)
+    assert.deepEqual(await health(), [200, 'close'])
+    const { code, milliseconds } = await stopped
+    assert.equal(code, 0)
+    assert.ok(milliseconds < 4_500, String(milliseconds))
+    await silent.ended()
   })
 
   test('serves on until SHUTDOWN_DELAY is over', async t => {

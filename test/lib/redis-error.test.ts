@@ -30,3 +30,11 @@ test('the function takes the command off an error', () => {
   assert.doesNotMatch(inspect(error), /evidence/)
   assert.ok(bareRedisError(undefined) instanceof Error)
 })
+
+test('the function takes out what a server repeats of the command', () => {
+  const error = bareRedisError(
+    new Error("ERR unknown command 'XADD', with args beginning with: 'stream' 'evidence' \n"),
+  )
+  assert.equal(error.message, "ERR unknown command 'XADD'")
+  assert.doesNotMatch(inspect(error), /evidence/)
+})
