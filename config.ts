@@ -871,7 +871,10 @@ function checkRules(env: Env, report: Report): void {
   const service = env.SHUTDOWN_TIMEOUT * SHUTDOWN_SHARES.service
   if (env.SHUTDOWN_DELAY >= service && !report.has('SHUTDOWN_DELAY', 'SHUTDOWN_TIMEOUT')) {
     const most = formatDuration(service)
-    report.add('SHUTDOWN_DELAY', `must be less than three quarters of SHUTDOWN_TIMEOUT (${most})`)
+    report.add(
+      'SHUTDOWN_DELAY',
+      `must be less than three quarters of SHUTDOWN_TIMEOUT (${most}); lower it`,
+    )
   }
   if (
     env.STREAMS_HMAC_KEY_PREVIOUS &&

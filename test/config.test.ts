@@ -624,6 +624,17 @@ describe('loadConfig: each variable', () => {
 })
 
 describe('loadConfig: rules across variables', () => {
+  it('wants SHUTDOWN_DELAY below three quarters of SHUTDOWN_TIMEOUT', () => {
+    assert.deepEqual(problems({ ...DEV, SHUTDOWN_DELAY: '11250ms' }), [
+      'SHUTDOWN_DELAY must be less than three quarters of SHUTDOWN_TIMEOUT (11.25s); lower it',
+    ])
+    assert.deepEqual(problems({ ...DEV, SHUTDOWN_DELAY: '11s' }), [])
+    assert.deepEqual(problems({ ...DEV, SHUTDOWN_DELAY: '16s', SHUTDOWN_TIMEOUT: '22s' }), [])
+    assert.deepEqual(refused({ ...DEV, SHUTDOWN_DELAY: '16s', SHUTDOWN_TIMEOUT: '21s' }), [
+      'SHUTDOWN_DELAY',
+    ])
+  })
+
   it('wants READ_TIMEOUT above the sum of STS_TIMEOUT and UPSTREAM_TIMEOUT', () => {
     assert.deepEqual(problems({ ...DEV, READ_TIMEOUT: '35s' }), [
       'READ_TIMEOUT must exceed STS_TIMEOUT + UPSTREAM_TIMEOUT (35s); raise it',

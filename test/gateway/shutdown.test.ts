@@ -141,6 +141,29 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
     assert.equal(new Set(executed.map(event => event.request_id)).size, 120)
   })
 
+  test('answers what was pipelined before, and executes nothing behind a last answer', async t => {
+    const stack = await startStack(t, { env: { SHUTDOWN_DELAY: '500ms' } })
+    const { upstream, gateway } = stack
+    const answers: (() => void)[] = []
+    upstream.handler = (_request, response) => void answers.push(() => response.end('late'))
+    const request = () => `${head('POST /piped', stack.mint(), 'Content-Length: 0')}\r\n`
+    const before = new Wire(gateway.port)
+    before.send(request() + request())
+    await until(() => answers.length === 2)
+    const stopped = stop(gateway)
+    await until(() => hasLogged(gateway, /draining/))
+    for (const answer of answers.splice(0)) answer()
+    const text = await before.ended()
+    assert.equal(text.match(/HTTP\/1\.1 200 /g)?.length, 2)
+    const during = new Wire(gateway.port)
+    during.send(request() + request())
+    await until(() => answers.length === 1)
+    for (const answer of answers.splice(0)) answer()
+    assert.equal((await during.ended()).match(/HTTP\/1\.1 200 /g)?.length, 1)
+    assert.equal((await stopped).code, 0)
+    assert.equal(upstream.arrivals.length, 3)
+  })
+
   test('ends a connection that nobody uses, after a moment, and takes no new ones', async t => {
     const stack = await startStack(t)
     const wire = new Wire(stack.gateway.port)
