@@ -97,7 +97,7 @@ describe('overload', () => {
     }
     spin()
     try {
-      await until(() => app.memoryUsage().eventLoopUtilized >= 0.98)
+      await until(() => app.overload.full)
       assert.throws(() => admit(new Passage()), overloaded)
       // What waits for its upstream does not wait for the loop.
       app.overload.dispatched(first)
