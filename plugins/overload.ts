@@ -48,6 +48,8 @@ const MEMORY_SHARE = 0.9
 const BUSY = 0.98
 /** Of the requests in flight: how many may wait for the gateway itself while its event loop has no time to spare. */
 const BUSY_SHARE = 0.25
+/** However few may be in flight: what a loop that was busy for a moment, with the start say, gets through at once. */
+const BUSY_LEAST = 16
 /** Milliseconds between two looks at how busy the event loop is, and between two lines of the log. */
 const BUSY_INTERVAL = 250
 const LOG_INTERVAL = 1_000
@@ -57,7 +59,7 @@ type Cause = 'requests in flight' | 'busy event loop' | 'late event loop, or mem
 
 async function overload(app: FastifyInstance, options: OverloadOptions): Promise<void> {
   const { maxInFlight, maxEventLoopDelay } = options
-  const maxPreparing = Math.ceil(maxInFlight * BUSY_SHARE)
+  const maxPreparing = Math.max(BUSY_LEAST, Math.ceil(maxInFlight * BUSY_SHARE))
   let inFlight = 0
   let preparing = 0
 

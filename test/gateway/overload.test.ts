@@ -1,7 +1,6 @@
 // A gateway that is asked for more than it can do says no at once, before any work, and recovers by itself.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import { setTimeout as pause } from 'node:timers/promises'
 import { test, type TestContext } from 'node:test'
 import { until } from '../until.ts'
 import { call, head, type Stack, startStack, Wire } from './harness.ts'
@@ -16,7 +15,7 @@ async function fullStack(t: TestContext) {
   await until(() => held.length === 2, 30_000)
   return {
     stack,
-    async release() {
+    release: async () => {
       stack.upstream.handler = handler
       for (const answer of held) answer()
       for (const { text } of await Promise.all(slow)) assert.equal(text, 'late')
@@ -147,20 +146,14 @@ test('the gateway does not count a stream that is open', async t => {
 test('the gateway says no while its event loop is late, and yes when it no longer is', async t => {
   const stack = await startStack(t, { env: { MAX_EVENT_LOOP_DELAY: '20ms' } })
   const { child, url } = stack.gateway
-  let late = true
-  const stall = (async () => {
-    while (late) {
-      child.kill('SIGSTOP')
-      await pause(100)
-      child.kill('SIGCONT')
-      await pause(5)
-    }
-  })()
+  const stalls = setInterval(() => {
+    child.kill('SIGSTOP')
+    setTimeout(() => child.kill('SIGCONT'), 100)
+  }, 110)
   try {
     await until(async () => (await call(url, '/x', { resource: null })).status === 503, 30_000)
   } finally {
-    late = false
-    await stall
+    clearInterval(stalls)
   }
   await until(async () => (await stack.call()).status === 200, 30_000)
 })
