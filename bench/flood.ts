@@ -10,6 +10,7 @@ export interface Flood {
   /** Callers, each of which sends its next request when it has its answer; or requests a second. */
   readonly callers?: number | undefined
   readonly rate?: number | undefined
+  /** What is measured, after a second and a half in which queues fill. */
   readonly seconds: number
   /** Where mandates are minted, `count` of them; undefined: none is presented. */
   readonly mandates?: { readonly sts: string; readonly resource: string; readonly count: number }
@@ -17,15 +18,18 @@ export interface Flood {
 
 /** What came of it. */
 export interface Flooded {
+  /** All answers, those of the first moment included. */
+  readonly answers: number
   /** Answers a second, by status. */
   readonly perSecond: Readonly<Record<string, number>>
   /** Milliseconds until an answer of 200, sorted. */
   readonly times: readonly number[]
-  /** Requests that had no answer in time, or for which there was no mandate left. */
+  /** Requests that had no answer at the end. */
   readonly lost: number
 }
 
 const MINTERS = 16
+const RAMP = 1_500
 /** Milliseconds between two looks at the clock. */
 const TICK = 2
 
@@ -34,19 +38,19 @@ async function flood({ port, callers, rate, seconds, mandates }: Flood): Promise
   const client = new RawClient(port)
   const counts: Record<string, number> = {}
   const times: number[] = []
+  let answers = 0
   let lost = 0
-  const end = performance.now() + seconds * 1_000
+  const begin = performance.now() + RAMP
+  const end = begin + seconds * 1_000
   const one = async () => {
     const request = requests === undefined ? requestWith('') : requests.pop()
-    if (request === undefined) {
-      lost += 1
-      return
-    }
+    if (request === undefined) throw new Error('too few mandates were minted')
     const startedAt = performance.now()
     const status = await client.send(request)
     const now = performance.now()
+    answers += 1
     if (status === 503) requests?.push(request)
-    if (now > end) return
+    if (now < begin || now > end) return
     counts[status] = (counts[status] ?? 0) + 1
     if (status === 200) times.push(now - startedAt)
   }
@@ -55,7 +59,8 @@ async function flood({ port, callers, rate, seconds, mandates }: Flood): Promise
   }
   if (callers !== undefined) await Promise.all(Array.from({ length: callers }, caller))
   if (rate !== undefined) {
-    const fail = () => {
+    const fail = (error: Error) => {
+      if (performance.now() < end) throw error
       lost += 1
     }
     const startedAt = performance.now()
@@ -69,7 +74,7 @@ async function flood({ port, callers, rate, seconds, mandates }: Flood): Promise
   const perSecond = Object.fromEntries(
     Object.entries(counts).map(([status, count]) => [status, count / seconds]),
   )
-  return { perSecond, times: times.toSorted((a, b) => a - b), lost }
+  return { answers, perSecond, times: times.toSorted((a, b) => a - b), lost }
 }
 
 function requestWith(headers: string): string {
