@@ -10,6 +10,7 @@ import { type Line, LineCutter } from '../../lib/lines.ts'
 export type Part = string | Uint8Array
 
 const CHUNK_BYTES = 256 * 1024
+const NEWLINE = Buffer.from('\n')
 
 const { O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants
 // What somebody else put into the directory neither leads out of it nor keeps its reader waiting, as a FIFO would.
@@ -37,11 +38,11 @@ export async function writeSynced(path: string, lines: Iterable<Part> | AsyncIte
   }
 }
 
-/** Adds bytes and a newline to a file, which is made, mode 0600, if it is not there. */
-export async function appendLine(path: string, bytes: Uint8Array): Promise<void> {
+/** Adds lines to a file, which is made, mode 0600, if it is not there. */
+export async function appendLines(path: string, lines: readonly Line[]): Promise<void> {
   const file = await open(path, APPEND, 0o600)
   try {
-    await file.writeFile(Buffer.concat([bytes, Buffer.from('\n')]))
+    await file.writeFile(Buffer.concat(lines.flatMap(({ bytes }) => [bytes, NEWLINE])))
     await file.sync()
   } finally {
     await file.close()

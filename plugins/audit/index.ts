@@ -69,8 +69,8 @@ export interface AuditOptions {
   readonly onPersisted?: ((count: number) => void) | undefined
   /** Events were sent from disk. */
   readonly onDrained?: ((count: number) => void) | undefined
-  /** A line on disk was torn or garbled. */
-  readonly onCorruptLine?: (() => void) | undefined
+  /** Lines on disk were torn or garbled. */
+  readonly onCorruptLines?: ((count: number) => void) | undefined
 }
 
 declare module 'fastify' {
@@ -116,7 +116,7 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
     new Backlog(sink, directory, log, {
       onKept,
       onDrained: count => options.onDrained?.(count),
-      onCorrupt: () => options.onCorruptLine?.(),
+      onCorrupt: count => options.onCorruptLines?.(count),
       onIdle() {
         if (queue.depth === 0) sink.hope()
       },

@@ -272,6 +272,23 @@ describe('of what it finds in the directory, the gateway', () => {
   )
 
   test(
+    'sets aside a file that is no evidence at all, without a sync and a line of the log for each of its lines',
+    lastFirst(async t => {
+      const store = stubbornStore()
+      store.taking = Infinity
+      const directory = await temporaryDirectory(t)
+      const junk = upTo(50_000).map(n => `junk ${n}\n`)
+      await leave(join(directory, 'a.ndjson'), `${junk.join('')}${line(0)}\n`)
+      await leave(join(directory, 'b.ndjson'), `${line(1)}\n`)
+      const running = await start(t, { store }, { directory })
+      await until(() => running.seen.drained === 2, LONG)
+      assert.equal(running.seen.corrupt, junk.length)
+      assert.equal(await readFile(join(directory, 'a.ndjson.corrupt'), 'utf8'), junk.join(''))
+      assert.ok(running.lines.filter(logged => logged.includes('set aside')).length < 20)
+    }),
+  )
+
+  test(
     'leaves a file alone that somebody still writes',
     lastFirst(async t => {
       const store = stubbornStore()

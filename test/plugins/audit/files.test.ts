@@ -5,7 +5,7 @@ import { mkdir, readFile, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
-import { appendLine, readLines } from '../../../plugins/audit/files.ts'
+import { appendLines, readLines } from '../../../plugins/audit/files.ts'
 import { lastFirst } from '../../cleanup.ts'
 import { temporaryDirectory } from './support.ts'
 
@@ -15,6 +15,8 @@ function pathsIn(directory: string) {
   const path = (name: string) => join(directory, name)
   return { file: path('file'), link: path('link'), fifo: path('fifo'), other: path('other') }
 }
+
+const lines = (...texts: string[]) => texts.map(text => ({ bytes: Buffer.from(text), text }))
 
 async function textsIn(path: string): Promise<(string | undefined)[]> {
   const texts: (string | undefined)[] = []
@@ -43,14 +45,14 @@ test(
     const { file, link, fifo, other } = pathsIn(directory)
     await symlink(other, link)
     await run('mkfifo', [fifo])
-    await appendLine(file, Buffer.from('a'))
-    await appendLine(file, Buffer.from('b'))
-    assert.equal(await readFile(file, 'utf8'), 'a\nb\n')
+    await appendLines(file, lines('a', 'b'))
+    await appendLines(file, lines('c'))
+    assert.equal(await readFile(file, 'utf8'), 'a\nb\nc\n')
     assert.equal((await stat(file)).mode & 0o777, 0o600)
-    await assert.rejects(appendLine(link, Buffer.from('a')), { code: 'ELOOP' })
+    await assert.rejects(appendLines(link, lines('a')), { code: 'ELOOP' })
     await assert.rejects(stat(other), { code: 'ENOENT' })
-    await assert.rejects(appendLine(fifo, Buffer.from('a')), { code: 'ENXIO' })
+    await assert.rejects(appendLines(fifo, lines('a')), { code: 'ENXIO' })
     await mkdir(other)
-    await assert.rejects(appendLine(other, Buffer.from('a')), { code: 'EISDIR' })
+    await assert.rejects(appendLines(other, lines('a')), { code: 'EISDIR' })
   }),
 )
