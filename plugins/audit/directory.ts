@@ -3,7 +3,7 @@
  * relies on it: what failed is tried again here, once a second, and by no request.
  */
 import { randomBytes } from 'node:crypto'
-import { rmSync } from 'node:fs'
+import { readdirSync, rmSync } from 'node:fs'
 import { mkdir, readdir, rename, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
@@ -252,10 +252,21 @@ export class ReplayDirectory {
   #giveUpReserve(): void {
     try {
       // At once: who fills a disk may be killed next.
-      if (this.#home !== undefined) rmSync(join(this.#home.path, RESERVE_FILE), { force: true })
+      for (const home of this.#spareHomes()) {
+        rmSync(join(home, RESERVE_FILE), { force: true })
+        if (home !== this.#home?.path) rmSync(join(home, PROBE_FILE), { force: true })
+      }
     } catch {
       // A directory that cannot be changed is not full.
     }
+  }
+
+  /** Whoever has no directory yet takes its room from others: one of these may be dead, and only who has one can tell. */
+  #spareHomes(): string[] {
+    if (this.#home !== undefined) return [this.#home.path]
+    return readdirSync(this.root)
+      .filter(name => HOME_NAME.test(name))
+      .map(name => join(this.root, name))
   }
 
   async #makeHome(): Promise<Home> {

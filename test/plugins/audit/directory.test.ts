@@ -56,6 +56,46 @@ function record({ audit }: Running, from: number, to: number): void {
   for (let n = from; n < to; n += 1) audit.record(event(n))
 }
 
+/** What a dead process left: its directory with a journal of these lines. */
+async function leaveHome(
+  directory: string,
+  name: string,
+  lines: readonly string[],
+  owner: object | undefined,
+): Promise<string> {
+  const home = join(directory, name)
+  await mkdir(home, { mode: 0o700 })
+  await writeFile(join(home, '1.journal'), lines.join(''))
+  if (owner !== undefined) await writeFile(join(home, 'owner'), JSON.stringify(owner))
+  return home
+}
+
+const written = (status: string, n: number, id = uuidv7()): WrittenEvent =>
+  writeEvent(id, { ...event(n), evaluation_status: status }, Date.now())
+
+/** A journal: one request interrupted, one ended, one delivered, one denial. */
+function journal(n: number): { lines: string[]; due: WrittenEvent[] } {
+  const [open, ended, sent] = [written('interrupted', n), uuidv7(), uuidv7()]
+  const outcome = written('executed', n + 1, ended)
+  const denial = written('revoked', n + 3)
+  const lines = [
+    intentLine(open),
+    intentLine(written('interrupted', n + 1, ended)),
+    intentLine(written('interrupted', n + 2, sent)),
+    outcomeLine(outcome),
+    outcomeLine(written('executed', n + 2, sent)),
+    outcomeLine(denial),
+    doneLine([sent]),
+  ]
+  return { lines, due: [open, outcome, denial] }
+}
+
+async function deadOwner(): Promise<object> {
+  const child = spawn(process.execPath, ['--version'], { stdio: 'ignore' })
+  await once(child, 'exit')
+  return { ...(await thisProcess()), pid: child.pid, startTime: '1' }
+}
+
 describe('while Redis is away, the gateway', () => {
   test(
     'keeps events in files of its own, synced, and sends them when it is back',
@@ -309,50 +349,10 @@ describe('of what it finds in the directory, the gateway', () => {
     }),
   )
 
-  /** What a dead process left: its directory with a journal of these lines. */
-  async function leaveHome(
-    directory: string,
-    name: string,
-    lines: readonly string[],
-    owner: object | undefined,
-  ): Promise<string> {
-    const home = join(directory, name)
-    await mkdir(home, { mode: 0o700 })
-    await writeFile(join(home, '1.journal'), lines.join(''))
-    if (owner !== undefined) await writeFile(join(home, 'owner'), JSON.stringify(owner))
-    return home
-  }
-
-  const written = (status: string, n: number, id = uuidv7()): WrittenEvent =>
-    writeEvent(id, { ...event(n), evaluation_status: status }, Date.now())
-
-  /** A journal: one request interrupted, one ended, one delivered, one denial. */
-  function journal(n: number): { lines: string[]; due: WrittenEvent[] } {
-    const [open, ended, sent] = [written('interrupted', n), uuidv7(), uuidv7()]
-    const outcome = written('executed', n + 1, ended)
-    const denial = written('revoked', n + 3)
-    const lines = [
-      intentLine(open),
-      intentLine(written('interrupted', n + 1, ended)),
-      intentLine(written('interrupted', n + 2, sent)),
-      outcomeLine(outcome),
-      outcomeLine(written('executed', n + 2, sent)),
-      outcomeLine(denial),
-      doneLine([sent]),
-    ]
-    return { lines, due: [open, outcome, denial] }
-  }
-
   const byId = (events: readonly WrittenEvent[]) =>
     Object.fromEntries(events.map(({ id, data }) => [id, data]))
   const sent = (store: StubbornStore) =>
     byId(store.taken.map(({ id = '', data = '' }) => ({ id, data })))
-
-  async function deadOwner(): Promise<object> {
-    const child = spawn(process.execPath, ['--version'], { stdio: 'ignore' })
-    await once(child, 'exit')
-    return { ...(await thisProcess()), pid: child.pid, startTime: '1' }
-  }
 
   test(
     'recovers the journal of a dead process, once, however many start at the same time',
@@ -754,6 +754,29 @@ describe('with a full disk, the gateway', () => {
       assert.deepEqual(await readdir(disk), [])
     }),
   )
+
+  for (const file of ['reserve', 'probe']) {
+    test(
+      `has room for a start in what others left there: ${file}`,
+      lastFirst(async t => {
+        const disk = await smallDisk(t, 2 * 1024 * 1024)
+        if (disk === undefined) return t.skip('no disk can be mounted here')
+        const store = stubbornStore()
+        store.taking = Infinity
+        const { lines, due } = journal(0)
+        const home = await leaveHome(disk, 'gateway-2-aaaaaaaaaaaaaaaa', lines, await deadOwner())
+        await writeFile(join(home, file), Buffer.alloc(64 * 1024))
+        await assert.rejects(writeFile(join(disk, 'ballast'), Buffer.alloc(2 * 1024 * 1024)), {
+          code: 'ENOSPC',
+        })
+        const running = await start(t, { store }, { directory: disk, durability: 'strict' })
+        await until(() => store.taken.length === due.length, LONG)
+        assert.equal(running.audit.replayUnavailable, true)
+        await unlink(join(disk, 'ballast'))
+        await until(() => running.audit.accepting(), LONG)
+      }),
+    )
+  }
 
   test(
     'keeps events in memory while Redis is away too, and takes no more',
