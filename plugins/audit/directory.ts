@@ -29,6 +29,8 @@ const RESERVE_FILE = 'reserve'
 const RESERVE_BYTES = 64 * 1024
 const LOOK_INTERVAL = 1_000
 const LOOKS_PER_HEARTBEAT = 5
+/** Milliseconds without a look after which others may come to take this process for dead, as it was stopped meanwhile. */
+const BLIND = 20_000
 
 /** What `AUDIT_DURABILITY` promises (contract section 8). */
 export type Durability = 'relaxed' | 'strict' | 'synced'
@@ -52,6 +54,8 @@ export class ReplayDirectory {
   /** The directory can be used again. */
   onUsable: () => void = () => undefined
   readonly #log: FastifyBaseLogger
+  readonly #now: () => number
+  #lookedAt = -Infinity
   #self: Owner | undefined
   #home: Home | undefined
   #usable = false
@@ -62,16 +66,23 @@ export class ReplayDirectory {
   #looking: Promise<void> | undefined
   readonly #names: Iterator<string>
 
-  constructor(root: string, durability: Durability, log: FastifyBaseLogger) {
+  /** @param now monotonic milliseconds */
+  constructor(
+    root: string,
+    durability: Durability,
+    log: FastifyBaseLogger,
+    now: () => number = () => performance.now(),
+  ) {
     this.root = root
     this.durability = durability
     this.#log = log
+    this.#now = now
     this.#names = pendingNames()
   }
 
   /** Whether evidence can be kept in it, as far as is known. */
   get usable(): boolean {
-    return this.#usable
+    return this.#usable && this.#now() - this.#lookedAt < BLIND
   }
 
   /** This process's own directory. @throws Error while there is none */
@@ -171,11 +182,15 @@ export class ReplayDirectory {
   }
 
   async #look(): Promise<void> {
+    const blind = !this.usable
+    const lookedAt = this.#now()
     try {
       if (!(await this.#isHome())) this.#leaveHome()
+      this.#lookedAt = lookedAt
       // Also while it cannot be used: nobody is to take over what belongs to a process that lives.
       if (this.#home !== undefined) await this.#beat(this.#home)
       if (!this.#usable) await this.#begin()
+      else if (blind) this.onUsable()
     } catch (error) {
       this.fail(error)
     }

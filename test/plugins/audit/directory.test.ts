@@ -24,6 +24,7 @@ import { doneLine, intentLine, outcomeLine } from '../../../lib/journal.ts'
 import { uuidv7 } from '../../../lib/uuid.ts'
 import { Homes } from '../../../plugins/audit/homes.ts'
 import { AUDIT_STREAM } from '../../../plugins/audit/index.ts'
+import { ReplayDirectory } from '../../../plugins/audit/directory.ts'
 import { thisProcess } from '../../../plugins/audit/owner.ts'
 import { lastFirst } from '../../cleanup.ts'
 import { assertEvidence } from '../../evidence.ts'
@@ -709,6 +710,30 @@ async function smallDisk(t: Cleanup, bytes: number): Promise<string | undefined>
   t.after(async () => void (await run('umount', '-l', path)))
   return path
 }
+
+test(
+  'a gateway that was stopped writes nothing before it knows that nobody has taken over its journal',
+  lastFirst(async t => {
+    let now = 0
+    const root = await temporaryDirectory(t)
+    const directory = new ReplayDirectory(root, 'strict', pino({ level: 'silent' }), () => now)
+    await directory.open()
+    t.after(() => directory.close())
+    const { journal, home } = directory
+    let woken = 0
+    directory.onUsable = () => void (woken += 1)
+    assert.equal(directory.usable, true)
+    now += 20_000
+    assert.equal(directory.usable, false)
+    await until(() => directory.usable)
+    assert.deepEqual([directory.journal, woken], [journal, 1])
+    now += 20_000
+    await rename(home, join(root, 'taken'))
+    await until(() => directory.usable)
+    assert.notEqual(directory.journal, journal)
+    assert.equal(woken, 2)
+  }),
+)
 
 describe('with a full disk, the gateway', () => {
   test(
