@@ -52,6 +52,7 @@ export class Queue {
   #timer: NodeJS.Timeout | undefined
   #flushTimer: NodeJS.Timeout | undefined
   #running: Promise<void> | undefined
+  #keeping: Promise<unknown> | undefined
   #complained = false
   #closing = false
   #closed = false
@@ -120,6 +121,8 @@ export class Queue {
         await within(left(), pause(this.#sink.backOff))
       }
     }
+    // What is just being written to a replay file is not to be written to another.
+    await this.#keeping
     this.#closed = true
     let rest = await this.#keep(
       this.#journaled([...this.#sending, ...this.#held, ...this.#waiting]),
@@ -175,8 +178,9 @@ export class Queue {
     if (this.#closed) return
     this.#done(without(batch, failed))
     this.#sending = failed
-    failed = await this.#keep(failed)
-    if (this.#closed) return
+    const keeping = this.#keep(failed)
+    this.#keeping = keeping
+    failed = await keeping
     this.#waiting.unshift(...failed)
     this.#sending = []
   }

@@ -1,0 +1,62 @@
+// Holds the queue to what it can do about a disk that is slow.
+import assert from 'node:assert/strict'
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { pino } from 'pino'
+import { ReplayDirectory } from '../../../plugins/audit/directory.ts'
+import { Queue } from '../../../plugins/audit/queue.ts'
+import { Sink } from '../../../plugins/audit/sink.ts'
+import { lastFirst } from '../../cleanup.ts'
+import { event, number, stubbornStore, temporaryDirectory } from './support.ts'
+
+/** A directory on a disk that takes its time. */
+class SlowDirectory extends ReplayDirectory {
+  readonly asked = Promise.withResolvers<void>()
+  readonly done = Promise.withResolvers<void>()
+
+  override async publish(...lines: Parameters<ReplayDirectory['publish']>): Promise<string> {
+    this.asked.resolve()
+    await this.done.promise
+    return super.publish(...lines)
+  }
+}
+
+test(
+  'the gateway keeps an event once although it ends while the event is being written',
+  lastFirst(async t => {
+    const log = pino({ level: 'silent' })
+    const root = await temporaryDirectory(t)
+    const directory = new SlowDirectory(root, 'strict', log)
+    await directory.open()
+    let kept = 0
+    const queue = new Queue(
+      new Sink(stubbornStore(), undefined, log, () => undefined),
+      directory,
+      log,
+      {
+        capacity: 10,
+        onDropped: () => assert.fail('nothing is lost'),
+        onKept: count => void (kept += count),
+      },
+    )
+    for (let n = 0; n < 3; n += 1) queue.record(event(n), undefined)
+    await directory.asked.promise
+    // Not part of what is being written.
+    queue.record(event(3), undefined)
+    const closed = queue.close(performance.now())
+    await new Promise(resolve => setTimeout(resolve, 20))
+    directory.done.resolve()
+    await closed
+    await directory.close()
+    assert.equal(kept, 4)
+    const texts = await Promise.all(
+      (await readdir(root)).map(name => readFile(join(root, name), 'utf8')),
+    )
+    const numbers = texts.join('').trim().split('\n').map(number)
+    assert.deepEqual(
+      numbers.toSorted((a, b) => a - b),
+      [0, 1, 2, 3],
+    )
+  }),
+)
