@@ -3,7 +3,7 @@
  * relies on it: what failed is tried again here, once a second, and by no request.
  */
 import { randomBytes } from 'node:crypto'
-import { readdirSync, rmSync } from 'node:fs'
+import { readdirSync, rmSync, statSync } from 'node:fs'
 import { mkdir, readdir, rename, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
@@ -29,7 +29,7 @@ const RESERVE_FILE = 'reserve'
 const RESERVE_BYTES = 64 * 1024
 const LOOK_INTERVAL = 1_000
 const LOOKS_PER_HEARTBEAT = 5
-/** Milliseconds without a look after which others may come to take this process for dead, as it was stopped meanwhile. */
+/** Milliseconds without a look after which others may soon take this process for dead: it was stopped meanwhile. */
 const BLIND = 20_000
 
 /** What `AUDIT_DURABILITY` promises (contract section 8). */
@@ -82,7 +82,8 @@ export class ReplayDirectory {
 
   /** Whether evidence can be kept in it, as far as is known. */
   get usable(): boolean {
-    return this.#usable && this.#now() - this.#lookedAt < BLIND
+    if (this.#usable && this.#now() - this.#lookedAt >= BLIND) this.#lookAtOnce()
+    return this.#usable
   }
 
   /** This process's own directory. @throws Error while there is none */
@@ -182,7 +183,6 @@ export class ReplayDirectory {
   }
 
   async #look(): Promise<void> {
-    const blind = !this.usable
     const lookedAt = this.#now()
     try {
       if (!(await this.#isHome())) this.#leaveHome()
@@ -190,7 +190,6 @@ export class ReplayDirectory {
       // Also while it cannot be used: nobody is to take over what belongs to a process that lives.
       if (this.#home !== undefined) await this.#beat(this.#home)
       if (!this.#usable) await this.#begin()
-      else if (blind) this.onUsable()
     } catch (error) {
       this.fail(error)
     }
@@ -198,6 +197,20 @@ export class ReplayDirectory {
     this.#timer = setTimeout(() => {
       this.#looking = this.#look()
     }, LOOK_INTERVAL).unref()
+  }
+
+  /** Whoever was stopped has no time to wait for an answer: it could come when the next line is written. */
+  #lookAtOnce(): void {
+    // Who keeps no journal can tell no other story than whoever has the directory.
+    if (this.#home?.journal === undefined) return
+    const lookedAt = this.#now()
+    try {
+      const found = statSync(this.#home.path, { throwIfNoEntry: false })
+      if (found?.ino === this.#home.inode) this.#lookedAt = lookedAt
+      else this.#usable = false
+    } catch (error) {
+      this.fail(error)
+    }
   }
 
   /** Whether the directory of this process is still there, and the same. @throws Error when that cannot be told */
