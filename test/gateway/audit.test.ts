@@ -239,7 +239,7 @@ describe('what others left, the gateway', () => {
     lastFirst(async t => {
       const directory = await temporaryDirectory(t)
       const event = (n: number) => {
-        const facts = { zone_id: 'zone-1', event_type: 'gateway_resource_request' } as const
+        const facts = { zone_id: 'zone-1', event_type: 'policy_decision' } as const
         const rest = {
           request_id: `r-${n}`,
           evaluation_status: 'executed',
