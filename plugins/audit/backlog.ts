@@ -85,6 +85,11 @@ export class Backlog {
     })
   }
 
+  /** Replay files that are there. */
+  get size(): number {
+    return this.#files.size
+  }
+
   /** For gauges. */
   get figures(): BacklogFigures {
     return this.#files.figures

@@ -103,6 +103,7 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
   }
   const queue = new Queue(sink, directory, log, {
     capacity,
+    files: () => backlog?.size ?? 0,
     onKept,
     onDropped(count, cause) {
       options.onDropped?.(count)

@@ -12,8 +12,10 @@ import type { JournalItem } from './journal.ts'
 import { BATCH, type Sink } from './sink.ts'
 
 const BATCH_DELAY = 5
-/** Milliseconds of events in a replay file: each costs two syncs, and an outage can last. */
+/** Milliseconds of events in a replay file: each costs two syncs. */
 const KEEP_DELAY = 200
+/** A millisecond more for each file that is there, up to this: whoever looks lists all, and an outage can last a day. */
+const LONGEST_KEEP_DELAY = 2_000
 /** Milliseconds that the journal may not know yet of what was delivered, when nothing else is written to it. */
 const FLUSH_DELAY = 50
 /** Events beyond the capacity: requests that were admitted while there was room still have their evidence kept. */
@@ -33,6 +35,8 @@ interface Entry {
 /** What {@link Queue} tells. */
 export interface QueueOptions {
   readonly capacity: number
+  /** Replay files that are there. */
+  readonly files: () => number
   /** Events were lost for good: how many, and why. */
   readonly onDropped: (count: number, cause: string) => void
   /** Events are in a replay file. */
@@ -94,16 +98,15 @@ export class Queue {
     } catch (error) {
       return lose(error instanceof Error ? error.message : 'cannot be serialised')
     }
-    this.#schedule()
+    if (this.#waiting.length === BATCH) this.#reschedule()
+    else this.#schedule()
   }
 
   /** Something has changed that events wait for. */
   wake(): void {
     this.#waiting = [...this.#held, ...this.#waiting]
     this.#held = []
-    clearTimeout(this.#timer)
-    this.#timer = undefined
-    this.#schedule()
+    this.#reschedule()
   }
 
   /**
@@ -144,6 +147,12 @@ export class Queue {
     return !this.#sink.taking && this.#directory?.usable === true
   }
 
+  #reschedule(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    this.#schedule()
+  }
+
   #schedule(): void {
     if (this.#timer !== undefined || this.#running !== undefined || this.#closing) return
     if (this.#waiting.length === 0) return
@@ -155,7 +164,10 @@ export class Queue {
   }
 
   #delay(): number {
-    if (this.#diverting) return this.#waiting.length >= BATCH ? 0 : KEEP_DELAY
+    if (this.#diverting) {
+      if (this.#waiting.length >= BATCH) return 0
+      return Math.min(LONGEST_KEEP_DELAY, KEEP_DELAY + this.#options.files())
+    }
     if (!this.#sink.taking) return this.#sink.backOff
     return this.#waiting.length >= BATCH ? 0 : BATCH_DELAY
   }

@@ -8,6 +8,7 @@ import { ReplayDirectory } from '../../../plugins/audit/directory.ts'
 import { Queue } from '../../../plugins/audit/queue.ts'
 import { Sink } from '../../../plugins/audit/sink.ts'
 import { lastFirst } from '../../cleanup.ts'
+import { until } from '../../until.ts'
 import { event, number, stubbornStore, temporaryDirectory } from './support.ts'
 
 /** A directory on a disk that takes its time. */
@@ -36,6 +37,7 @@ test(
       log,
       {
         capacity: 10,
+        files: () => 0,
         onDropped: () => assert.fail('nothing is lost'),
         onKept: count => void (kept += count),
       },
@@ -58,5 +60,42 @@ test(
       numbers.toSorted((a, b) => a - b),
       [0, 1, 2, 3],
     )
+  }),
+)
+
+test(
+  'the gateway makes fewer replay files the more there are, and takes no longer for many events',
+  lastFirst(async t => {
+    const log = pino({ level: 'silent' })
+    const directory = new ReplayDirectory(await temporaryDirectory(t), 'relaxed', log)
+    await directory.open()
+    t.after(() => directory.close())
+    let files = 0
+    const kept: number[] = []
+    const sink = new Sink(stubbornStore(), undefined, log, () => undefined)
+    const queue = new Queue(sink, directory, log, {
+      capacity: 10_000,
+      files: () => files,
+      onDropped: () => assert.fail('nothing is lost'),
+      onKept: count => void kept.push(count),
+    })
+    t.after(() => queue.close(performance.now()))
+    const timeFor = async (count: number) => {
+      const begin = performance.now()
+      const files = kept.length + 1
+      for (let n = 0; n < count; n += 1) queue.record(event(n), undefined)
+      await until(() => kept.length === files)
+      return performance.now() - begin
+    }
+    // Finds out that Redis takes nothing.
+    await timeFor(1)
+    assert.ok((await timeFor(1)) >= 200)
+    files = 800
+    assert.ok((await timeFor(1)) >= 1_000)
+    files = 1_000_000
+    assert.ok((await timeFor(1)) < 4_000)
+    queue.record(event(), undefined)
+    assert.ok((await timeFor(499)) < 1_500)
+    assert.deepEqual(kept, [1, 1, 1, 1, 500])
   }),
 )
