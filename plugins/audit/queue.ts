@@ -184,6 +184,8 @@ export class Queue {
     this.#sending = this.#waiting.splice(0, BATCH)
     this.#sending = this.#journaled(this.#sending)
     this.#sending = await this.#synced(this.#sending)
+    // Closing has not waited for the disk: what was to be sent is in a replay file.
+    if (this.#closed) return
     const batch = this.#sending
     let failed = this.#diverting ? batch : await this.#sink.send(batch)
     // Closing has not waited for the answer: it has taken what was left.

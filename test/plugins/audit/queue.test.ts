@@ -99,3 +99,36 @@ test(
     assert.deepEqual(kept, [1, 1, 1, 1, 500])
   }),
 )
+
+test(
+  'the gateway does not send what it has kept because the disk took too long at the end',
+  lastFirst(async t => {
+    const log = pino({ level: 'silent' })
+    const directory = new ReplayDirectory(await temporaryDirectory(t), 'synced', log)
+    await directory.open()
+    const { journal } = directory
+    assert.ok(journal)
+    const asked = Promise.withResolvers<void>()
+    const synced = Promise.withResolvers<void>()
+    journal.synced = () => {
+      asked.resolve()
+      return synced.promise
+    }
+    const store = stubbornStore()
+    store.taking = Infinity
+    let kept = 0
+    const queue = new Queue(new Sink(store, undefined, log, () => undefined), directory, log, {
+      capacity: 10,
+      files: () => 0,
+      onDropped: () => assert.fail('nothing is lost'),
+      onKept: count => void (kept += count),
+    })
+    queue.record(event(), undefined)
+    await asked.promise
+    await queue.close(performance.now())
+    synced.resolve()
+    await new Promise(resolve => setTimeout(resolve, 20))
+    await directory.close()
+    assert.deepEqual([kept, store.taken.length], [1, 0])
+  }),
+)
