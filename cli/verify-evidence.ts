@@ -94,7 +94,7 @@ Exit status: 0 all holds, 1 something does not, or could not be read, 2 usage.
       throw new UsageError('--since must not be later than --until')
     }
     const config = loadEvidenceConfig(env)
-    // The new space grows with what is read, all of it garbage a moment later: half the memory, for a fifth more time.
+    // What is read is garbage a moment later: a new space that grew with it would take half as much memory again.
     setFlagsFromString('--semi-space-growth-factor=1')
     const verdict = await verify(config, values.dir ?? config.auditReplayDir, range)
     process.stdout.write(values.json ? `${JSON.stringify(verdict)}\n` : report(verdict))

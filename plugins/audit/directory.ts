@@ -292,9 +292,9 @@ export class ReplayDirectory {
   /** Whoever has no directory yet takes its room from others: one of these may be dead, and only who has one can tell. */
   #spareHomes(): string[] {
     if (this.#home !== undefined) return [this.#home.path]
-    return readdirSync(this.root)
-      .filter(name => HOME_NAME.test(name))
-      .map(name => join(this.root, name))
+    return readdirSync(this.root, { withFileTypes: true })
+      .filter(entry => entry.isDirectory() && HOME_NAME.test(entry.name))
+      .map(({ name }) => join(this.root, name))
   }
 
   async #makeHome(): Promise<Home> {
