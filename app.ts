@@ -105,7 +105,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     durability: config.auditDurability,
     onPersisted: count => meters.count('audit_persisted', count),
     onDrained: count => meters.count('audit_drained', count),
-    onCorruptLine: () => meters.count('audit_corrupt_lines'),
+    onCorruptLines: count => meters.count('audit_corrupt_lines', count),
     onDropped: count => meters.count('audit_dropped', count),
     onSinkError: () => meters.count('audit_sink_errors'),
   })
