@@ -70,11 +70,11 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   await app.register(metrics)
   await app.register(passage)
   await app.register(answers)
-  await app.register(connections)
   await app.register(overload, {
     maxInFlight: config.maxInFlight,
     maxEventLoopDelay: config.maxEventLoopDelay,
   })
+  await app.register(connections)
 
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
