@@ -10,7 +10,7 @@ import { schema } from '../../config.ts'
 import { assertEvidence } from '../evidence.ts'
 import { lastFirst } from '../cleanup.ts'
 import { call, KEYS, RESOURCE, startUpstream, ZONE } from '../gateway/harness.ts'
-import { type Cleanup, freePort, startRedis } from '../redis.ts'
+import { type Cleanup, freePort, startRedis, withFreshPort } from '../redis.ts'
 import { until } from '../until.ts'
 import {
   insidePid,
@@ -65,26 +65,43 @@ describe('the gateway in its container', { skip: reason }, () => {
     await sts.listen(0)
     t.after(() => sts.close())
     const env = {
-      ...EMPTY,
       NODE_ENV: 'production',
       HOST: '127.0.0.1',
-      PORT: String(await freePort()),
       STS_URL: sts.url,
       REDIS_URL: redis.url,
       GATEWAY_STS_HMAC_KEY: KEYS.sts,
       STREAMS_HMAC_KEY: KEYS.streams,
       AUDIT_HMAC_KEY: KEYS.audit,
     }
-    return { redis, sts, env, url: `http://127.0.0.1:${env.PORT}` }
+    return { redis, sts, env }
   }
 
-  function start(t: Cleanup, env: Readonly<Record<string, string>>, volume?: Volume) {
-    const child = runInImage(image, ['/usr/local/bin/gateway'], env, volume)
-    t.after(() => end(child))
-    let output = ''
-    child.stdout?.on('data', chunk => (output += chunk))
-    child.stderr?.on('data', chunk => (output += chunk))
-    return { child, output: () => output }
+  /** Starts the gateway; resolves once `/ready` answers with this reason, or without one. */
+  function start(t: Cleanup, base: NodeJS.Dict<string>, volume?: Volume, unready?: string) {
+    return withFreshPort(async () => {
+      const env = { ...EMPTY, ...base, PORT: String(await freePort()) }
+      const url = `http://127.0.0.1:${env.PORT}`
+      const child = runInImage(image, ['/usr/local/bin/gateway'], env, volume)
+      t.after(() => end(child))
+      let output = ''
+      child.stdout?.on('data', chunk => (output += chunk))
+      child.stderr?.on('data', chunk => (output += chunk))
+      await until(async () => {
+        if (child.exitCode !== null) throw new Error(`the gateway ended: ${output}`)
+        const answer = await call(url, '/ready', { resource: null }).catch(() => undefined)
+        return answer !== undefined && answer.json()['reason'] === unready
+      }, 30_000)
+      return { env, url, child, stop: () => stop(child) }
+    })
+  }
+
+  async function stop(child: ChildProcess): Promise<number | null> {
+    const pid = insidePid(child)
+    assert.ok(pid)
+    const ended = once(child, 'exit')
+    process.kill(pid, 'SIGTERM')
+    const [code] = await ended
+    return code
   }
 
   async function end(child: ChildProcess): Promise<void> {
@@ -105,13 +122,8 @@ describe('the gateway in its container', { skip: reason }, () => {
     it(
       `starts, serves, leaves evidence and stops with ${name}`,
       lastFirst(async t => {
-        const { redis, sts, env, url } = await startServices(t)
-        const { child, output } = start(t, env, volume)
-        await until(async () => {
-          assert.equal(child.exitCode, null, output())
-          const answer = await call(url, '/ready', { resource: null }).catch(() => undefined)
-          return answer?.status === 200
-        }, 30_000)
+        const { redis, sts, env: base } = await startServices(t)
+        const { env, url, child, stop } = await start(t, base, volume)
         assert.equal(await healthcheck(env), 0)
 
         const pid = insidePid(child)
@@ -129,8 +141,9 @@ describe('the gateway in its container', { skip: reason }, () => {
         const mounts = readFileSync(`/proc/${pid}/mounts`, 'utf8').trimEnd().split('\n')
         const writable = mounts
           .map(line => line.split(' '))
-          .filter(([, , type, options]) => {
-            return type !== 'proc' && type !== 'devtmpfs' && options?.split(',').includes('rw')
+          .filter(([, path, type, options]) => {
+            const device = type === 'proc' || path?.startsWith('/dev/')
+            return !device && options?.split(',').includes('rw')
           })
         assert.deepEqual(
           writable.map(([, path]) => path),
@@ -141,9 +154,7 @@ describe('the gateway in its container', { skip: reason }, () => {
         assert.equal((await call(url, '/v1/invoices', { token })).status, 200)
         assert.equal((await call(url, '/v1/invoices', { token })).status, 401)
 
-        process.kill(pid, 'SIGTERM')
-        const [code] = await once(child, 'exit')
-        assert.equal(code, 0, output())
+        assert.equal(await stop(), 0)
         const entries = await redis.entries('caracal.audit.events')
         assertEvidence(entries, KEYS.audit)
         const types = entries.map(({ fields }) => JSON.parse(fields['data'] ?? '').event_type)
@@ -156,23 +167,15 @@ describe('the gateway in its container', { skip: reason }, () => {
   it(
     'lets nothing through, and says why, when nothing is writable',
     lastFirst(async t => {
-      const { sts, env, url } = await startServices(t)
-      const { child, output } = start(t, env)
-      await until(async () => {
-        assert.equal(child.exitCode, null, output())
-        const answer = await call(url, '/ready', { resource: null }).catch(() => undefined)
-        return answer?.json()['reason'] === 'audit_replay_unavailable'
-      }, 30_000)
+      const { sts, env: base } = await startServices(t)
+      const reason = 'audit_replay_unavailable'
+      const { env, url, stop } = await start(t, base, undefined, reason)
       assert.equal(await healthcheck(env), 1)
       const token = sts.mint({ zone_id: ZONE, target: [RESOURCE] })
       const answer = await call(url, '/v1/invoices', { token })
       assert.equal(answer.status, 503)
       assert.equal(answer.json()['error_description'], 'audit evidence unavailable')
-      const pid = insidePid(child)
-      assert.ok(pid)
-      process.kill(pid, 'SIGTERM')
-      const [code] = await once(child, 'exit')
-      assert.equal(code, 0, output())
+      assert.equal(await stop(), 0)
     }),
   )
 

@@ -5,6 +5,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { before, describe, it } from 'node:test'
 import { parse } from 'yaml'
+import { isCheck } from '../../denial.ts'
 import { createTestGateway, startWorld } from '../in-process.ts'
 import { suiteCleanup } from '../gateway/support.ts'
 import { dashboardQueries } from './dashboard.ts'
@@ -48,6 +49,9 @@ function assertKnown(expression: string): void {
   assert.ok(names.size > 0, expression)
   for (const name of names) {
     assert.ok(known.has(name) || known.has(familyOf(name)), `no metric ${name}: ${expression}`)
+  }
+  for (const [, check = ''] of expression.matchAll(/check="([^"]*)"/g)) {
+    assert.ok(isCheck(check), `no check ${check}: ${expression}`)
   }
 }
 

@@ -18,6 +18,9 @@ const DEPLOY = fileURLToPath(new URL('../../deploy/', import.meta.url))
 const CHART = join(DEPLOY, 'helm/caracal-gateway')
 const VALUES = readdirSync(join(CHART, 'ci'))
 
+/** The oldest Kubernetes that `Chart.yaml` allows. */
+const OLDEST = ['--kube-version', '1.27.0']
+
 /** Where the container's `/etc/caracal` is for {@link loadConfig}. */
 const etc = mkdtempSync(join(tmpdir(), 'caracal-etc-'))
 after(() => rmSync(etc, { recursive: true }))
@@ -30,7 +33,7 @@ function run(variable: 'HELM' | 'PROMTOOL' | 'COMPOSE_SPEC', ...args: string[]) 
 }
 
 function render(...args: string[]): Manifest[] {
-  const { status, output, stdout } = run('HELM', 'template', 'edge', '.', ...args)
+  const { status, output, stdout } = run('HELM', 'template', 'edge', '.', ...OLDEST, ...args)
   assert.equal(status, 0, output)
   const documents = parseAllDocuments(stdout)
   if (!Array.isArray(documents)) return []
@@ -219,7 +222,7 @@ describe('the Helm chart', () => {
   ] as const) {
     it(`refuses ${what}, and says so`, () => {
       const values = args.length === 0 ? [] : ['-f', 'ci/minimal-values.yaml']
-      const { status, output } = run('HELM', 'template', '.', ...values, ...args)
+      const { status, output } = run('HELM', 'template', '.', ...OLDEST, ...values, ...args)
       assert.notEqual(status, 0)
       assert.match(output, message)
     })
