@@ -72,18 +72,19 @@ async function connections(app: FastifyInstance): Promise<void> {
     connectionOf(socket).close()
   }
 
-  /** Answers before the framework has seen the request: it costs several times as much. */
-  function refuseEarly(
-    request: IncomingMessage,
-    response: ServerResponse,
-    denial: Denial,
-    framing?: Readonly<Record<string, string>>,
-  ): void {
+  function refuseForeign(request: IncomingMessage, response: ServerResponse): void {
     const requestId = requestIdOf(request)
-    note(denial, requestId)
-    const { body, headers } = refusalAnswer(denial, { requestId, dispatched: false, spent: false })
-    headers['content-length'] = String(Buffer.byteLength(body))
-    response.writeHead(denial.statusCode, { ...headers, ...framing }).end(body)
+    note(foreign, requestId)
+    answer(response, foreign, requestId, { connection: 'close' })
+  }
+
+  /** The framework's way to the same answer costs several times as much, and whoever floods the gateway gets many. */
+  function refuseOverloaded(request: IncomingMessage, response: ServerResponse): void {
+    app.meters.count('requests')
+    app.meters.count('requests_denied')
+    app.meters.denied('overloaded')
+    app.overload.denied()
+    answer(response, overloaded, requestIdOf(request))
   }
 
   app.decorate('connections', {
@@ -91,16 +92,14 @@ async function connections(app: FastifyInstance): Promise<void> {
       const connection = connectionOf(request.socket)
       // Nobody would get its answer: it must not be executed.
       if (connection.closing) return void request.socket.destroy()
-      connection.take({ request, response, proxied: undefined }, idleTimeout)
       const { method = '', url = '', httpVersion } = request
-      if (!HTTP_METHODS.has(method) || !HTTP_VERSIONS.has(httpVersion)) {
-        refuseEarly(request, response, foreign, { connection: 'close' })
-      } else if (app.overload.full && isProxiedUrl(url)) {
-        app.meters.count('requests')
-        // A caller that waits for `100 Continue` may send its body or not: nobody can tell where the next request begins.
-        const waits = request.headers.expect !== undefined
-        refuseEarly(request, response, overloaded, waits ? { connection: 'close' } : undefined)
-      } else serve(request, response)
+      const known = HTTP_METHODS.has(method) && HTTP_VERSIONS.has(httpVersion)
+      if (known && app.overload.full && stands(connection, request) && isProxiedUrl(url)) {
+        return refuseOverloaded(request, response)
+      }
+      connection.take({ request, response, proxied: undefined }, idleTimeout)
+      if (known) serve(request, response)
+      else refuseForeign(request, response)
     },
 
     watch(request) {
@@ -158,6 +157,27 @@ async function connections(app: FastifyInstance): Promise<void> {
     app.server.emit('request', request, response)
   app.server.on('checkContinue', proceed)
   app.server.on('checkExpectation', proceed)
+}
+
+function answer(
+  response: ServerResponse,
+  denial: Denial,
+  requestId: string,
+  framing?: Readonly<Record<string, string>>,
+): void {
+  const { body, headers } = refusalAnswer(denial, { requestId, dispatched: false, spent: false })
+  headers['content-length'] = String(Buffer.byteLength(body))
+  response.writeHead(denial.statusCode, { ...headers, ...framing }).end(body)
+}
+
+/** Whether a request can be answered without a look at what comes before and after it on its connection. */
+function stands({ open }: CallerConnection, { headers }: IncomingMessage): boolean {
+  return (
+    open.size === 0 &&
+    headers['content-length'] === undefined &&
+    headers['transfer-encoding'] === undefined &&
+    headers.expect === undefined
+  )
 }
 
 function interrupt(request: FastifyRequest, response: ServerResponse, denial: Denial): void {

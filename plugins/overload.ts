@@ -30,6 +30,8 @@ declare module 'fastify' {
 export interface Overload {
   /** Whether the next request is denied. */
   readonly full: boolean
+  /** Takes note of a request that was denied: floods are told of once a second, and why. */
+  denied(): void
   /** Denies a request beyond what the gateway can carry, and counts the one that it takes. */
   admit: Check
   /** The gateway's own part of a request's way is done: what it waits for now is the upstream. */
@@ -46,10 +48,18 @@ const MEMORY_SHARE = 0.9
 const BUSY = 0.98
 /** Of the requests in flight: how many may wait for the gateway itself while its event loop has no time to spare. */
 const BUSY_SHARE = 0.25
+/** However few may be in flight: what a loop that was busy for a moment, with the start say, gets through at once. */
+const BUSY_LEAST = 16
+/** Milliseconds between two looks at how busy the event loop is, and between two lines of the log. */
+const BUSY_INTERVAL = 250
+const LOG_INTERVAL = 1_000
+
+/** Why requests are denied. */
+type Cause = 'requests in flight' | 'busy event loop' | 'late event loop, or memory'
 
 async function overload(app: FastifyInstance, options: OverloadOptions): Promise<void> {
   const { maxInFlight, maxEventLoopDelay } = options
-  const maxPreparing = Math.ceil(maxInFlight * BUSY_SHARE)
+  const maxPreparing = Math.max(BUSY_LEAST, Math.ceil(maxInFlight * BUSY_SHARE))
   let inFlight = 0
   let preparing = 0
 
@@ -58,28 +68,68 @@ async function overload(app: FastifyInstance, options: OverloadOptions): Promise
     maxEventLoopDelay,
     maxHeapUsedBytes: options.maxHeapBytes ?? getHeapStatistics().heap_size_limit * MEMORY_SHARE,
     maxRssBytes: options.maxResidentBytes ?? containerLimit() * MEMORY_SHARE,
-    eventLoopUtilizationMode: 'interval',
     // A sample with fewer than two ticks of the loop counts as an endless delay. In one of this length that takes a
     // delay over the threshold; in a shorter one it would take less.
     sampleInterval: Math.max(500, 2 * maxEventLoopDelay),
     pressureHandler: () => {},
   })
 
-  function full(): boolean {
-    if (inFlight >= maxInFlight || app.isUnderPressure()) return true
-    // A busy loop is no reason to deny as long as nobody has to wait for it.
-    return preparing >= maxPreparing && app.memoryUsage().eventLoopUtilized >= BUSY
+  // Looked at more often than under-pressure's samples allow: a queue grows by the capacity of as much time.
+  let busy = false
+  let last = performance.eventLoopUtilization()
+  const look = setInterval(() => {
+    const now = performance.eventLoopUtilization()
+    busy = performance.eventLoopUtilization(now, last).utilization >= BUSY
+    last = now
+  }, BUSY_INTERVAL).unref()
+
+  function cause(): Cause | undefined {
+    if (inFlight >= maxInFlight) return 'requests in flight'
+    // A busy loop is no reason to deny as long as nobody has to wait long for it.
+    if (busy && preparing >= maxPreparing) return 'busy event loop'
+    return app.isUnderPressure() ? 'late event loop, or memory' : undefined
   }
+
+  let denials = 0
+  let log: NodeJS.Timeout | undefined
+  function tell(): void {
+    if (denials === 0) {
+      clearInterval(log)
+      log = undefined
+      return
+    }
+    app.log.warn(
+      { check: 'overloaded', count: denials, cause: cause(), inFlight },
+      'requests denied',
+    )
+    denials = 0
+  }
+  function denied(): void {
+    denials += 1
+    if (log !== undefined) return
+    log = setInterval(tell, LOG_INTERVAL).unref()
+    tell()
+  }
+
+  app.addHook('onClose', async () => {
+    clearInterval(look)
+    tell()
+    clearInterval(log)
+  })
 
   app.decorate('overload', {
     get full() {
-      return full()
+      return cause() !== undefined
     },
     get inFlight() {
       return inFlight
     },
+    denied,
     admit(_request, passage) {
-      if (full()) throw new Denial('overloaded')
+      if (cause() !== undefined) {
+        denied()
+        throw new Denial('overloaded')
+      }
       passage.place = 'preparing'
       inFlight += 1
       preparing += 1

@@ -84,10 +84,9 @@ describe('overload', () => {
   }
 
   it('denies no more than it must while its event loop is busy', async t => {
-    const { app, admit } = await started(t, 8, { maxEventLoopDelay: 250 })
-    const [first, second] = [new Passage(), new Passage()]
-    void admit(first)
-    void admit(second)
+    const { app, admit } = await started(t, 80, { maxEventLoopDelay: 10_000 })
+    const taken = Array.from({ length: 20 }, () => new Passage())
+    for (const passage of taken) void admit(passage)
     assert.equal(app.overload.full, false)
     let busy = true
     const spin = () => {
@@ -97,11 +96,12 @@ describe('overload', () => {
     }
     spin()
     try {
-      await until(() => app.memoryUsage().eventLoopUtilized >= 0.98)
+      await until(() => app.overload.full)
       assert.throws(() => admit(new Passage()), overloaded)
       // What waits for its upstream does not wait for the loop.
-      app.overload.dispatched(first)
-      app.overload.dispatched(first)
+      for (const passage of [...taken.slice(0, 1), ...taken.slice(0, 1)]) {
+        app.overload.dispatched(passage)
+      }
       const third = new Passage()
       void admit(third)
       assert.throws(() => admit(new Passage()), overloaded)
@@ -110,8 +110,7 @@ describe('overload', () => {
     } finally {
       busy = false
     }
-    app.overload.release(first)
-    app.overload.release(second)
+    for (const passage of taken) app.overload.release(passage)
     assert.equal(app.overload.inFlight, 0)
   })
 })
