@@ -71,11 +71,11 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   await app.register(metrics)
   await app.register(passage)
   await app.register(answers)
-  await app.register(connections)
   await app.register(overload, {
     maxInFlight: config.maxInFlight,
     maxEventLoopDelay: config.maxEventLoopDelay,
   })
+  await app.register(connections)
 
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
@@ -107,7 +107,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     closeTimeout: config.shutdownTimeout * SHUTDOWN_SHARES.evidence,
     onPersisted: count => meters.count('audit_persisted', count),
     onDrained: count => meters.count('audit_drained', count),
-    onCorruptLine: () => meters.count('audit_corrupt_lines'),
+    onCorruptLines: count => meters.count('audit_corrupt_lines', count),
     onDropped: count => meters.count('audit_dropped', count),
     onSinkError: () => meters.count('audit_sink_errors'),
   })

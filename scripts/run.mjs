@@ -13,6 +13,7 @@ const OLDEST_NODE = [24, 12]
 const PARENT_CHECK_INTERVAL = 200
 const TEST = ['--test', '--test-concurrency=2', '--test-timeout=120000']
 const TESTS = 'test/**/*.test.ts'
+const DEPLOY_CHECKS = 'test/deploy/*.check.ts'
 const ENV_FILE = '--env-file-if-exists=.env'
 const COVER = ['--experimental-test-coverage', '--test-coverage-exclude=test/**']
 
@@ -66,6 +67,11 @@ const TASKS = {
     buildIfStale()
     node('bench/audit.ts', ...process.argv.slice(3))
   },
+  'bench:overload': () => {
+    ensureServers()
+    buildIfStale()
+    node('bench/overload.ts', ...process.argv.slice(3))
+  },
   'bench:revocation': () => {
     ensureServers()
     buildIfStale()
@@ -77,6 +83,12 @@ const TASKS = {
     node(...TEST, ...COVER, TESTS)
   },
   verify,
+  'test:deploy': async () => {
+    const { ensureDeployTools } = await import('./deploy-tools.mjs')
+    const missing = ensureDeployTools(join(ROOT, '.cache', 'deploy-tools'), say)
+    if (missing.length > 0) fail(`test:deploy lacks programs:\n  ${missing.join('\n  ')}`)
+    node('--test', '--test-timeout=300000', DEPLOY_CHECKS)
+  },
   test: () => {
     ensureServers()
     verify()
