@@ -14,8 +14,8 @@ const EXIT_PATIENCE = 250
 const EXIT_INTERVAL = 5
 
 /**
- * The standard output, as a destination for pino: lines are written once a turn of the event loop, by a write that does
- * not block.
+ * The standard output, as a destination for pino: written by writes that do not block, the first line of a turn of the event
+ * loop at once and the others at its end.
  *
  * pino's own destination blocks a thread on a pipe that is full, for which the end of the process then waits, and in the
  * exit it tries for ever to write to a pipe whose reader has just gone.
@@ -51,6 +51,7 @@ export class LogOutput {
     if (this.#pending) return
     this.#pending = true
     process.once('exit', this.#onExit)
+    this.#writeOut()
     setImmediate(this.#work)
   }
 

@@ -32,8 +32,9 @@ export async function connectRedisStore(
     async ping() {
       try {
         if (commands instanceof Cluster) await checkCluster(commands)
-        // Among the keys that the gateway writes anyway: it may be allowed no others.
-        await commands.set(`seen:jti:probe-${randomUUID()}`, '', 'PX', 1)
+        // Sets nothing, as there is no such key, and is refused where writes are. A key like those that the gateway
+        // writes anyway: it may be allowed no others.
+        await commands.set(`seen:jti:probe-${randomUUID()}`, '', 'PX', 1, 'XX')
       } catch (error) {
         rethrow(error)
       }

@@ -45,14 +45,15 @@ function held({ upstream }: Stack): Promise<() => void> {
   })
 }
 
+/** What became of a request; an event that came twice counts once. */
 async function statusOf(stack: Stack, id: string): Promise<string[]> {
-  const events = await stack.eventsOf(id)
-  return events.map(event => event.evaluation_status)
+  const events = new Map((await stack.eventsOf(id)).map(event => [event.id, event]))
+  return [...events.values()].map(event => event.evaluation_status)
 }
 
 describe('told to stop, the gateway', { concurrency: 2 }, () => {
   test('ends an open stream in time, leaves its evidence, and exits with 0', async t => {
-    const stack = await startStack(t, { env: { SHUTDOWN_TIMEOUT: '2s' } })
+    const stack = await startStack(t, { env: { SHUTDOWN_TIMEOUT: '5s' } })
     stack.upstream.handler = (_request, response) => {
       response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: one\n\n')
     }
@@ -62,7 +63,7 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
     const { code, milliseconds } = await stop(stack.gateway)
     assert.equal(code, 0)
     // Not before three quarters of the time were over, and within it but for a busy machine.
-    assert.ok(milliseconds >= 1_490 && milliseconds < 4_000, String(milliseconds))
+    assert.ok(milliseconds >= 3_740 && milliseconds < 7_000, String(milliseconds))
     await wire.ended()
     const [event, ...more] = await stack.eventsOf('stream-1')
     assert.equal(event?.evaluation_status, 'upstream_error')
@@ -88,7 +89,7 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
   })
 
   test('tells who has no answer when the time is over that it may have been executed', async t => {
-    const stack = await startStack(t, { env: { SHUTDOWN_TIMEOUT: '2s' } })
+    const stack = await startStack(t, { env: { SHUTDOWN_TIMEOUT: '5s' } })
     const arrived = held(stack)
     const answered = stack.call('/never', {
       method: 'POST',
@@ -97,7 +98,7 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
     await arrived
     const { code, milliseconds } = await stop(stack.gateway)
     assert.equal(code, 0)
-    assert.ok(milliseconds < 4_000, String(milliseconds))
+    assert.ok(milliseconds < 7_000, String(milliseconds))
     const { status, headers, json } = await answered
     assert.equal(status, 504)
     assert.equal(json()['error_description'], 'upstream timeout')
@@ -194,7 +195,7 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
       env: {
         TLS_CERT_FILE: `${directory}/cert.pem`,
         TLS_KEY_FILE: `${directory}/key.pem`,
-        SHUTDOWN_TIMEOUT: '3s',
+        SHUTDOWN_TIMEOUT: '5s',
       },
     })
     const client = new Client(stack.gateway.url, { connect: { rejectUnauthorized: false } })
@@ -212,7 +213,7 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
     assert.deepEqual(await health(), [200, 'close'])
     const { code, milliseconds } = await stopped
     assert.equal(code, 0)
-    assert.ok(milliseconds < 4_500, String(milliseconds))
+    assert.ok(milliseconds < 7_000, String(milliseconds))
     await silent.ended()
   })
 
@@ -239,7 +240,7 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
   ] as const) {
     test(`keeps its evidence on disk when Redis ${what}, and exits with 0 in time`, async t => {
       const directory = await temporaryDirectory(t)
-      const env = { AUDIT_REPLAY_DIR: directory, SHUTDOWN_TIMEOUT: '3s' }
+      const env = { AUDIT_REPLAY_DIR: directory, SHUTDOWN_TIMEOUT: '5s' }
       const stack = await startStack(t, { env, redis: { durable: true } })
       t.after(async () => stack.redis.resume())
       const arrived = held(stack)
@@ -251,7 +252,7 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
       assert.equal((await answered).status, 200)
       const { code, milliseconds } = await stopped
       assert.equal(code, 0)
-      assert.ok(milliseconds < 4_000, String(milliseconds))
+      assert.ok(milliseconds < 7_000, String(milliseconds))
       const kept = [...filesIn(directory)].filter(([, text]) => text.includes('kept-1'))
       assert.ok(kept.length > 0)
       if (what === 'is away') await stack.redis.restart()
