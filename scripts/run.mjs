@@ -62,21 +62,10 @@ const TASKS = {
     tool('biome', 'format', '--write')
   },
   docs: () => node('scripts/docs.ts'),
-  'bench:audit': () => {
-    ensureServers()
-    buildIfStale()
-    node('bench/audit.ts', ...process.argv.slice(3))
-  },
-  'bench:overload': () => {
-    ensureServers()
-    buildIfStale()
-    node('bench/overload.ts', ...process.argv.slice(3))
-  },
-  'bench:revocation': () => {
-    ensureServers()
-    buildIfStale()
-    node('--expose-gc', 'bench/revocation.ts', ...process.argv.slice(3))
-  },
+  'bench:audit': () => bench('audit'),
+  'bench:overload': () => bench('overload'),
+  'bench:revocation': () => bench('revocation', '--expose-gc'),
+  'bench:start': () => bench('start'),
   cover: () => {
     ensureServers()
     build()
@@ -93,6 +82,12 @@ const TASKS = {
     ensureServers()
     verify()
   },
+}
+
+function bench(name, ...flags) {
+  ensureServers()
+  buildIfStale()
+  node(...flags, `bench/${name}.ts`, ...process.argv.slice(3))
 }
 
 function verify() {
