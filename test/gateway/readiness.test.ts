@@ -97,7 +97,8 @@ test('the gateway tells the first reason at once, though every dependency hangs,
 })
 
 test('the gateway is not ready while its Redis answers but takes no writes', async t => {
-  const { redis, gateway, call: ask } = await startStack(t)
+  const stack = await startStack(t)
+  const { redis, gateway } = stack
   const config = (name: string, value: string) => redis.command('CONFIG', 'SET', name, value)
   for (const [name, broken, whole] of [
     ['maxmemory', '1', '0'],
@@ -105,10 +106,10 @@ test('the gateway is not ready while its Redis answers but takes no writes', asy
   ] as const) {
     await config(name, broken)
     await becomes(gateway, 'redis_unreachable')
-    assert.equal((await ask()).status, 503)
+    assert.equal((await stack.call()).status, 503)
     await config(name, whole)
     await becomes(gateway, undefined)
-    assert.equal((await ask()).status, 200)
+    assert.equal((await stack.call()).status, 200)
   }
   assert.deepEqual(await redis.command('KEYS', 'seen:jti:probe-*'), [])
 })

@@ -65,15 +65,15 @@ async function startBalancer(t: Scope, first: readonly Gateway[]): Promise<Balan
     }
   })
   const port = await listen(server)
-  let stopped = false
+  const probing = new AbortController()
   const probes = (async () => {
-    while (!stopped) {
+    while (!probing.signal.aborted) {
       await probe()
       await new Promise(resolve => setTimeout(resolve, PROBE_INTERVAL))
     }
   })()
   t.after(async () => {
-    stopped = true
+    probing.abort()
     await probes
     for (const socket of sockets) socket.destroy()
     server.close()

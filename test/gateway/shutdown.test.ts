@@ -142,6 +142,32 @@ describe('told to stop, the gateway', { concurrency: 2 }, () => {
     assert.equal(new Set(executed.map(event => event.request_id)).size, 120)
   })
 
+  test('answers what comes on a connection whose answer had begun before', async t => {
+    const stack = await startStack(t)
+    const { upstream, gateway } = stack
+    let finish = () => {}
+    upstream.handler = (_request, response) => {
+      response.writeHead(200, { 'content-length': '8' }).write('half')
+      finish = () => response.end('rest')
+    }
+    const wire = new Wire(gateway.port)
+    wire.send(`${head('GET /long', stack.mint())}\r\n`)
+    await wire.receives(/half/)
+    assert.match(wire.text, /connection: keep-alive/i)
+    const stopped = stop(gateway)
+    await until(() => hasLogged(gateway, /draining/))
+    // Longer than an idle connection is left open.
+    await pause(1_500)
+    finish()
+    await wire.receives(/rest/)
+    upstream.handler = (_request, response) => response.end('again')
+    await pause(300)
+    wire.send(`${head('GET /again', stack.mint())}\r\n`)
+    await wire.receives(/again/)
+    assert.match(wire.text, /connection: close/i)
+    assert.equal((await stopped).code, 0)
+  })
+
   test('answers what was pipelined before, and executes nothing behind a last answer', async t => {
     const stack = await startStack(t, { env: { SHUTDOWN_DELAY: '500ms' } })
     const { upstream, gateway } = stack
