@@ -24,7 +24,6 @@ export type FileContent = {
 
 /** Reads a whole file, whatever its name leads to. Never rejects. */
 export async function contentOf(file: string, maxBytes: number): Promise<FileContent> {
-  const unreadable = (reason: string) => ({ digest: reason, unreadable: reason })
   try {
     const status = await stat(file)
     // A named pipe would never end.
@@ -35,6 +34,10 @@ export async function contentOf(file: string, maxBytes: number): Promise<FileCon
   } catch (error) {
     return unreadable(`cannot be read (${errorCode(error)})`)
   }
+}
+
+function unreadable(reason: string): FileContent {
+  return { digest: reason, unreadable: reason }
 }
 
 /** Changes whenever one of the files, or what its symbolic links lead to, changes. Never rejects. */

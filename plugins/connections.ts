@@ -8,7 +8,7 @@ import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Denial } from '../denial.ts'
-import { CallerConnection, type Turn } from '../lib/caller-connection.ts'
+import { breakOff, CallerConnection, type Turn } from '../lib/caller-connection.ts'
 import { PROXIED_METHODS } from '../lib/methods.ts'
 import { bodyDenial, headerDenial } from '../lib/parser-error.ts'
 import { requestIdOf } from '../lib/request-line.ts'
@@ -18,6 +18,12 @@ declare module 'fastify' {
   interface FastifyInstance {
     connections: Connections
   }
+}
+
+/** Options of the plugin. */
+export interface ConnectionsOptions {
+  /** The longest a caller may take no byte while some wait for it, in milliseconds. */
+  readonly writeTimeout: number
 }
 
 /** The gateway's view of its callers' connections. */
@@ -42,8 +48,13 @@ interface GatewayTurn extends Turn {
 const HTTP_METHODS = new Set(METHODS)
 const HTTP_VERSIONS = new Set(['1.0', '1.1'])
 
-async function connections(app: FastifyInstance): Promise<void> {
+async function connections(
+  app: FastifyInstance,
+  { writeTimeout }: ConnectionsOptions,
+): Promise<void> {
   const known = new WeakMap<Socket, CallerConnection<GatewayTurn>>()
+  /** Those with a request whose answer is not out yet. */
+  const busy = new Set<CallerConnection<GatewayTurn>>()
 
   function connectionOf(socket: Socket): CallerConnection<GatewayTurn> {
     let connection = known.get(socket)
@@ -85,6 +96,10 @@ async function connections(app: FastifyInstance): Promise<void> {
       // Nobody would get its answer: it must not be executed.
       if (connection.closing) return void request.socket.destroy()
       connection.take({ request, response, proxied: undefined }, idleTimeout)
+      busy.add(connection)
+      response.once('close', () => {
+        if (connection.open.size === 0) busy.delete(connection)
+      })
       const { method = '', httpVersion } = request
       if (HTTP_METHODS.has(method) && HTTP_VERSIONS.has(httpVersion)) serve(request, response)
       else refuseForeign(request, response)
@@ -122,6 +137,24 @@ async function connections(app: FastifyInstance): Promise<void> {
       else interrupt(proxied, response, bodyDenial(error))
     },
   } satisfies Connections)
+
+  // One clock for all. The time is measured from the first look that finds bytes waiting.
+  const looks = setInterval(
+    () => {
+      const now = performance.now()
+      for (const connection of busy) {
+        if (!connection.stalled(writeTimeout, now)) continue
+        const [turn] = connection.open
+        app.log.info(
+          { reqId: turn?.proxied?.id, resource: turn?.proxied?.passage?.resource },
+          'caller took no byte within WRITE_TIMEOUT',
+        )
+        breakOff(connection.socket)
+      }
+    },
+    Math.min(1_000, Math.ceil(writeTimeout / 4)),
+  ).unref()
+  app.addHook('onClose', async () => clearInterval(looks))
 
   app.server.on('connect', (request: IncomingMessage, socket: Socket) => {
     socket.on('error', () => socket.destroy())
