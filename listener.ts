@@ -48,6 +48,8 @@ function createListener(config: Config, secure: boolean, onRequest: RequestListe
     connectionsCheckingInterval: Math.min(1_000, Math.ceil(config.readHeaderTimeout / 4)),
     // The gateway refuses a missing Host itself, in its own words.
     requireHostHeader: false,
+    // Of an answer that its caller does not take, one chunk waits here. Node does not hand this on to a TLS connection.
+    highWaterMark: 16 * 1024,
     keepAliveTimeout: config.idleTimeout,
   }
   const server = secure
