@@ -71,14 +71,14 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   await app.register(metrics)
   await app.register(passage)
   await app.register(answers)
-  await app.register(connections, { writeTimeout: config.writeTimeout })
-  if (config.tlsCertFile !== undefined && config.tlsKeyFile !== undefined) {
-    await app.register(certificate, { cert: config.tlsCertFile, key: config.tlsKeyFile })
-  }
   await app.register(overload, {
     maxInFlight: config.maxInFlight,
     maxEventLoopDelay: config.maxEventLoopDelay,
   })
+  await app.register(connections, { writeTimeout: config.writeTimeout })
+  if (config.tlsCertFile !== undefined && config.tlsKeyFile !== undefined) {
+    await app.register(certificate, { cert: config.tlsCertFile, key: config.tlsKeyFile })
+  }
 
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
@@ -109,7 +109,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     durability: config.auditDurability,
     onPersisted: count => meters.count('audit_persisted', count),
     onDrained: count => meters.count('audit_drained', count),
-    onCorruptLine: () => meters.count('audit_corrupt_lines'),
+    onCorruptLines: count => meters.count('audit_corrupt_lines', count),
     onDropped: count => meters.count('audit_dropped', count),
     onSinkError: () => meters.count('audit_sink_errors'),
   })

@@ -61,8 +61,9 @@ function boundHeap(): void {
 }
 
 /**
- * Collects what the start has left, and gives the heap that it took back: 30 MiB of 120, which a plain collection keeps. V8 lets the heap grow by the share above from what its last full collection left,
- * and until the first one to a size that it takes from the machine's memory.
+ * Collects what the start has left, and gives back the heap that it took: 30 MiB of 120, which a plain collection keeps.
+ * V8 lets the heap grow by the share above from what its last full collection left, and until the first one to a size
+ * that it takes from the machine's memory.
  */
 function collectOnce(): void {
   setFlagsFromString('--expose-gc')

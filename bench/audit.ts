@@ -1,44 +1,38 @@
 // Measures what the durability of evidence costs, and fails when the default costs more than its aim.
 //
-// npm run bench:audit [-- --generations=3 --rounds=3 --slices=20 --rate=150 --dir=DIRECTORY]
-import { fork, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+// npm run bench:audit [-- --generations=5 --slices=30 --rate=150 --dir=DIRECTORY]
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { DEV_ISSUER } from '../dev/sts.ts'
 import { AUDIT_STREAM } from '../plugins/audit/sink.ts'
 import { type Gateway, KEYS, startGateway } from '../test/gateway/harness.ts'
 import { startRedis, type TestRedis } from '../test/redis.ts'
-import type { Load, LoadMessage } from './load.ts'
+import type { Load, Taken } from './load.ts'
+import { startServer, startWorker } from './processes.ts'
 import { Ends, median, Report } from './report.ts'
 
 const { values } = parseArgs({
   options: {
-    generations: { type: 'string', default: '3' },
-    rounds: { type: 'string', default: '3' },
-    slices: { type: 'string', default: '20' },
+    generations: { type: 'string', default: '5' },
+    slices: { type: 'string', default: '30' },
     rate: { type: 'string', default: '150' },
     dir: { type: 'string', default: tmpdir() },
   },
 })
 /** Two processes of the same program differ too: each generation has new ones. */
 const GENERATIONS = Number(values.generations)
-/** Of a generation. */
-const ROUNDS = Number(values.rounds)
-/** Of a round: each gateway has that many in turn with the others. */
+/** Of a generation: each gateway has that many in turn with the others. */
 const SLICES = Number(values.slices)
 const RATE = Number(values.rate)
 /** Requests of a slice. */
 const REQUESTS = 100
-/** Slices of a round at a fixed rate. */
-const TIMED_SLICES = 5
+/** Slices of a generation before it is measured: what is not compiled yet costs several times as much. */
+const WARM_SLICES = 60
+/** Slices of a generation at a fixed rate. */
+const TIMED_SLICES = 6
 const RESOURCE = 'resource://bench'
-/** Milliseconds after which whatever a request leaves to do is done: batches, and what the journal is told of them. */
-const SETTLE = 200
 /** CPU of `strict` as a multiple of `relaxed`. */
 const AIM = 1.05
 
@@ -50,11 +44,11 @@ interface Contender {
   readonly gateway: Gateway
 }
 
-/** What all rounds have given for a durability, in their order. */
+/** What all generations have given for a durability, in their order. */
 interface Figures {
-  /** Microseconds of CPU a request. */
+  /** Microseconds of CPU a request, of each slice. */
   readonly cpu: number[]
-  /** Milliseconds. */
+  /** Milliseconds, of each generation. */
   readonly p50: number[]
   readonly p99: number[]
 }
@@ -76,13 +70,14 @@ report.end()
 
 async function measure(): Promise<void> {
   const redis = await startRedis(ends)
-  const upstream = await startProcess('streams-upstream.ts', {}, /^(\d+)$/)
-  const sts = await startProcess(
+  const upstream = await startServer(ends, 'streams-upstream.ts', {}, /^(\d+)$/)
+  const { said: sts } = await startServer(
+    ends,
     '../dev/sts-server.ts',
     {
       PORT: '0',
       RESOURCE,
-      UPSTREAM_URL: `http://127.0.0.1:${upstream}`,
+      UPSTREAM_URL: `http://127.0.0.1:${upstream.said}`,
       GATEWAY_STS_HMAC_KEY: KEYS.sts,
     },
     /(http:\S+)$/,
@@ -92,13 +87,24 @@ async function measure(): Promise<void> {
     for (const durability of DURABILITIES) {
       contenders.push({ durability, gateway: await start(durability, redis, sts) })
     }
-    const load = startLoad(sts, contenders)
-    await load.give(2 * SLICES, undefined)
-    for (let round = 0; round < ROUNDS; round++) {
-      await redis.command('DEL', AUDIT_STREAM)
-      await measureCpu(contenders, load)
-      await measureLatency(contenders, load)
-    }
+    const load = startWorker<Load, readonly Taken[]>(ends, 'load.ts')
+    const give = (slices: number, rate: number | undefined) =>
+      load.give({
+        gateways: contenders.map(target),
+        slices,
+        requests: REQUESTS,
+        rate,
+        sts,
+        resource: RESOURCE,
+      })
+    await give(WARM_SLICES, undefined)
+    await redis.command('DEL', AUDIT_STREAM)
+    collect(await give(SLICES, undefined), ({ cpu }, taken) => cpu.push(...taken.cpu))
+    collect(await give(TIMED_SLICES, RATE), ({ p50, p99 }, { times }) => {
+      const sorted = times.toSorted((a, b) => a - b)
+      p50.push(sorted[Math.floor(sorted.length * 0.5)] ?? Number.NaN)
+      p99.push(sorted[Math.floor(sorted.length * 0.99)] ?? Number.NaN)
+    })
     await load.stop()
     for (const { gateway } of contenders) await gateway.stop()
   }
@@ -121,69 +127,40 @@ async function start(durability: Durability, redis: TestRedis, sts: string): Pro
   })
 }
 
-interface LoadProcess {
-  /**
-   * Sends slices of requests.
-   *
-   * @param begin called when all is ready to go
-   * @returns milliseconds that each took, by contender, once what they leave to do is done
-   */
-  give(
-    slices: number,
-    rate: number | undefined,
-    begin?: () => Promise<void>,
-  ): Promise<readonly (readonly number[])[]>
-  stop(): Promise<void>
-}
-
-async function measureCpu(contenders: readonly Contender[], load: LoadProcess): Promise<void> {
-  let before: number[] = []
-  await load.give(SLICES, undefined, async () => {
-    before = await Promise.all(contenders.map(cpuOf))
-  })
-  const after = await Promise.all(contenders.map(cpuOf))
-  for (const [index, { durability }] of contenders.entries()) {
-    const spent = (after[index] ?? Number.NaN) - (before[index] ?? Number.NaN)
-    figures[durability].cpu.push(spent / (SLICES * REQUESTS))
-  }
-}
-
-async function measureLatency(contenders: readonly Contender[], load: LoadProcess): Promise<void> {
-  const times = await load.give(TIMED_SLICES, RATE)
-  for (const [index, { durability }] of contenders.entries()) {
-    const sorted = times[index]?.toSorted((a, b) => a - b) ?? []
-    const { p50, p99 } = figures[durability]
-    p50.push(sorted[Math.floor(sorted.length * 0.5)] ?? Number.NaN)
-    p99.push(sorted[Math.floor(sorted.length * 0.99)] ?? Number.NaN)
+function collect(all: readonly Taken[], add: (figures: Figures, taken: Taken) => void): void {
+  for (const [index, durability] of DURABILITIES.entries()) {
+    const taken = all[index]
+    if (taken !== undefined) add(figures[durability], taken)
   }
 }
 
 function tell(): void {
-  const rounds = `${GENERATIONS * ROUNDS} rounds with ${GENERATIONS} processes each`
-  report.section(`CPU a request: ${rounds}, ${SLICES * REQUESTS} requests a round, 16 callers`)
+  const slices = `${SLICES} slices of ${REQUESTS} requests in each of ${GENERATIONS} generations`
+  report.section(`CPU a request: ${slices}, 16 callers`)
   report.table([
-    ['', 'us', 'of all rounds', 'x relaxed', 'of all rounds', 'of their middle half'],
+    ['', 'us', 'x relaxed', 'by generation'],
     ...DURABILITIES.map(durability => {
-      const { cpu } = figures[durability]
       const ratios = ratiosOf(durability)
+      const generations = Array.from({ length: GENERATIONS }, (_, index) =>
+        middleMean(ratios.slice(index * SLICES, (index + 1) * SLICES)),
+      )
       return [
         durability,
-        median(cpu).toFixed(0),
-        spread(cpu, 0),
-        median(ratios).toFixed(3),
-        spread(ratios, 3),
-        spread(middle(ratios), 3),
+        middleMean(figures[durability].cpu).toFixed(0),
+        middleMean(ratios).toFixed(3),
+        spread(generations, 3),
       ]
     }),
   ])
-  const strict = median(ratiosOf('strict'))
-  report.figure('strict: times relaxed, the median of paired rounds', strict, 'x', AIM)
+  const strict = middleMean(ratiosOf('strict'))
+  report.figure('strict: times relaxed, slice by slice, mean of the middle half', strict, 'x', AIM)
   if (strict < 1) report.note('less than relaxed: its cost drowns in the noise of this machine')
 
-  report.section(`Latency at ${RATE} requests a second, ${TIMED_SLICES * REQUESTS} a round`)
+  const requests = TIMED_SLICES * REQUESTS
+  report.section(`Latency at ${RATE} requests a second, ${requests} in each generation`)
   const { p50: least50, p99: least99 } = figures.relaxed
   report.table([
-    ['', 'p50 ms', 'added', 'of all rounds', 'p99 ms', 'added', 'of all rounds'],
+    ['', 'p50 ms', 'added', 'of all', 'p99 ms', 'added', 'of all'],
     ...DURABILITIES.map(durability => {
       const { p50, p99 } = figures[durability]
       return [durability, ...latencyCells(p50, least50), ...latencyCells(p99, least99)]
@@ -191,90 +168,29 @@ function tell(): void {
   ])
 }
 
-/** CPU as a multiple of that of `relaxed` in the same round. */
+/** CPU as a multiple of that of `relaxed`, slice by slice. */
 function ratiosOf(durability: Durability): number[] {
   const { cpu } = figures.relaxed
-  return figures[durability].cpu.map((spent, round) => spent / (cpu[round] ?? Number.NaN))
+  return figures[durability].cpu.map((spent, slice) => spent / (cpu[slice] ?? Number.NaN))
 }
 
 /** A median, what it adds to that of another, and how far that lies apart. */
 function latencyCells(times: readonly number[], base: readonly number[]): string[] {
-  const added = times.map((time, round) => time - (base[round] ?? Number.NaN))
+  const added = times.map((time, index) => time - (base[index] ?? Number.NaN))
   return [median(times).toFixed(2), median(added).toFixed(2), spread(added, 2)]
 }
 
-/** Starts the process that gives the load. */
-function startLoad(sts: string, contenders: readonly Contender[]): LoadProcess {
-  const child = fork(new URL('load.ts', import.meta.url))
-  const stop = async () => {
-    if (child.exitCode !== null || child.signalCode !== null) return
-    child.kill()
-    await once(child, 'exit')
-  }
-  ends.after(stop)
-  const next = () =>
-    new Promise<LoadMessage>((resolve, reject) => {
-      const onExit = () => reject(new Error('the load broke off'))
-      child.once('exit', onExit)
-      child.once('message', (message: LoadMessage) => {
-        child.off('exit', onExit)
-        resolve(message)
-      })
-    })
-  const gateways = contenders.map(({ gateway }) => gateway.url)
-  const common = { gateways, requests: REQUESTS, sts, resource: RESOURCE }
-  return {
-    async give(slices, rate, begin) {
-      child.send({ ...common, slices, rate } satisfies Load)
-      await next()
-      await begin?.()
-      child.send('go')
-      const message = await next()
-      if (message === 'minted') throw new Error('the load has no figures')
-      await new Promise(resolve => setTimeout(resolve, SETTLE))
-      return message.times
-    },
-    stop,
-  }
-}
-
-/** Microseconds that a process's threads have run so far. */
-async function cpuOf({ gateway }: Contender): Promise<number> {
-  const threads = `/proc/${gateway.child.pid}/task`
-  let sum = 0
-  for (const thread of await readdir(threads)) {
-    const [ran] = (await readFile(join(threads, thread, 'schedstat'), 'utf8')).split(' ')
-    sum += Number(ran) / 1_000
-  }
-  return sum
-}
-
-/** Starts a script of this folder; resolves to what its first line matches. */
-async function startProcess(
-  script: string,
-  env: Readonly<Record<string, string>>,
-  pattern: RegExp,
-): Promise<string> {
-  const child = spawn(process.execPath, [fileURLToPath(new URL(script, import.meta.url))], {
-    env: { PATH: process.env['PATH'] ?? '', ...env },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
-  ends.after(async () => {
-    child.kill()
-    await once(child, 'exit')
-  })
-  const [line] = await once(createInterface({ input: child.stdout }), 'line')
-  const found = pattern.exec(String(line))?.[1]
-  if (found === undefined) throw new Error(`${script} says: ${line}`)
-  return found
+function target({ gateway: { url, child } }: Contender): Load['gateways'][number] {
+  return { url, pid: child.pid ?? 0 }
 }
 
 function spread(numbers: readonly number[], digits: number): string {
   return `${Math.min(...numbers).toFixed(digits)} to ${Math.max(...numbers).toFixed(digits)}`
 }
 
-/** What is left without the lowest and the highest quarter. */
-function middle(numbers: readonly number[]): number[] {
+/** The mean without the lowest and the highest quarter: of slices that nothing befell. */
+function middleMean(numbers: readonly number[]): number {
   const quarter = Math.floor(numbers.length / 4)
-  return numbers.toSorted((a, b) => a - b).slice(quarter, numbers.length - quarter)
+  const middle = numbers.toSorted((a, b) => a - b).slice(quarter, numbers.length - quarter)
+  return middle.reduce((sum, number) => sum + number, 0) / middle.length
 }

@@ -1,10 +1,12 @@
 // Load from a process of its own: mints mandates at an STS ahead of the time that is measured, then spends one a request.
+import { setTimeout as pause } from 'node:timers/promises'
 import { Pool } from 'undici'
+import { cpuOf } from './cpu.ts'
 
 /** What is to be sent. */
 export interface Load {
   /** Whatever befalls the machine meanwhile befalls all of them: each has a slice of the load in turn. */
-  readonly gateways: readonly string[]
+  readonly gateways: readonly { readonly url: string; readonly pid: number }[]
   readonly slices: number
   /** Requests of a slice. */
   readonly requests: number
@@ -14,15 +16,19 @@ export interface Load {
   readonly resource: string
 }
 
-/**
- * What the process says: that all mandates of a load are minted; then, when it was told `go`, how long each request took,
- * in milliseconds, by gateway.
- */
-export type LoadMessage = 'minted' | { readonly times: readonly (readonly number[])[] }
+/** What a gateway's slices took, in their order. */
+export interface Taken {
+  /** Milliseconds of each request. */
+  readonly times: readonly number[]
+  /** Microseconds of CPU a request, of each slice. */
+  readonly cpu: readonly number[]
+}
 
 type Spend = (token: string) => Promise<void>
 
 const CALLERS = 16
+/** Milliseconds after which whatever a slice leaves to do is done: batches, and what the journal is told of them. */
+const SETTLE = 100
 
 const pools = new Map<string, Pool>()
 
@@ -32,26 +38,26 @@ function pool(url: string): Pool {
   return known
 }
 
-async function run(load: Load): Promise<void> {
+/** Sends all slices. @returns what each gateway's took */
+async function run(load: Load): Promise<readonly Taken[]> {
   const { gateways, slices, requests, rate } = load
   const tokens = await mint(load, gateways.length * slices * requests)
-  const go = new Promise(resolve => process.once('message', resolve))
-  tell('minted')
-  await go
-  const times = gateways.map((): number[] => [])
+  const taken = gateways.map(() => ({ times: new Array<number>(), cpu: new Array<number>() }))
   for (let slice = 0; slice < slices; slice++) {
     for (let turn = 0; turn < gateways.length; turn++) {
       // Another first each time.
       const index = (slice + turn) % gateways.length
-      const spend = (token: string) => request(gateways[index] ?? '', load.resource, token)
+      const { url = '', pid = 0 } = gateways[index] ?? {}
+      const spend = (token: string) => request(url, load.resource, token)
       const part = tokens.splice(-requests)
-      times[index]?.push(
-        ...(rate === undefined ? await inTurn(part, spend) : await inTime(part, rate, spend)),
-      )
+      const before = await cpuOf(pid)
+      const times = rate === undefined ? await inTurn(part, spend) : await inTime(part, rate, spend)
+      await pause(SETTLE)
+      taken[index]?.times.push(...times)
+      taken[index]?.cpu.push(((await cpuOf(pid)) - before) / requests)
     }
   }
-  process.once('message', begin)
-  tell({ times })
+  return taken
 }
 
 async function mint({ sts, resource }: Load, count: number): Promise<string[]> {
@@ -93,7 +99,7 @@ async function inTime(tokens: readonly string[], rate: number, spend: Spend): Pr
   for (const [index, token] of tokens.entries()) {
     const due = startedAt + (index * 1_000) / rate
     const early = due - performance.now()
-    if (early > 0) await new Promise(resolve => setTimeout(resolve, early))
+    if (early > 0) await pause(early)
     // From its time on: what this process is late by has made the caller wait too.
     answers.push(spend(token).then(() => performance.now() - due))
   }
@@ -108,15 +114,12 @@ async function repeat(count: number, work: (index: number) => Promise<void>): Pr
   await Promise.all(Array.from({ length: CALLERS }, caller))
 }
 
-function tell(message: LoadMessage): void {
-  process.send?.(message)
-}
-
-function begin(load: Load): void {
-  run(load).catch((error: unknown) => {
-    console.error(error)
-    process.exit(1)
-  })
-}
-
-process.once('message', begin)
+process.on('message', (load: Load) => {
+  run(load).then(
+    taken => process.send?.(taken),
+    (error: unknown) => {
+      console.error(error)
+      process.exit(1)
+    },
+  )
+})

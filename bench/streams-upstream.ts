@@ -1,10 +1,11 @@
 // An upstream of event streams, as a process of its own: `/idle` says nothing after its first event, `/busy` says
-// something every five seconds. Prints its port.
+// something every five seconds; `/held` is never answered. Prints its port.
 import { createServer } from 'node:http'
 
 const BUSY_INTERVAL = 5_000
 
 const server = createServer((request, response) => {
+  if (request.url === '/held') return
   if (request.url !== '/idle' && request.url !== '/busy') return void response.end('ok')
   response.writeHead(200, { 'content-type': 'text/event-stream' })
   response.write('data: open\n\n')

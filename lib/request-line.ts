@@ -35,3 +35,23 @@ export function routedUrl(url: string): string {
   }
   return query === undefined ? path : `${path}?${query}`
 }
+
+/** The paths that the gateway answers itself (contract section 1). */
+const OWN_PATHS = new Set([
+  '/health',
+  '/ready',
+  '/metrics',
+  '/metrics.json',
+  '/internal/revocations/reload',
+])
+
+/**
+ * Whether a request is certain to be for the proxied routes. What the router has to decode first is not.
+ *
+ * @param url Node's `req.url`
+ */
+export function isProxiedUrl(url: string): boolean {
+  if (!url.startsWith('/') || url.includes('%')) return false
+  const query = url.indexOf('?')
+  return !OWN_PATHS.has(query === -1 ? url : url.slice(0, query))
+}

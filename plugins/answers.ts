@@ -114,7 +114,7 @@ export function refuse(
   })
   app.meters.count('requests_denied')
   app.meters.denied(denial.check)
-  request.log[denial.statusCode >= 500 ? 'warn' : 'info'](
+  request.log[logLevel(denial)](
     {
       check: denial.check,
       status: denial.statusCode,
@@ -141,6 +141,12 @@ export function refuse(
   }
   // As bytes: Fastify adds a charset to a text's Content-Type.
   return reply.code(denial.statusCode).headers(headers).send(Buffer.from(body))
+}
+
+function logLevel({ check, statusCode }: Denial): 'debug' | 'info' | 'warn' {
+  // A flood is told of once a second, by whoever denies it.
+  if (check === 'overloaded') return 'debug'
+  return statusCode >= 500 ? 'warn' : 'info'
 }
 
 /** The upstream had answered, and the answer could not be passed on. */

@@ -11,7 +11,7 @@ import { Denial } from '../denial.ts'
 import { breakOff, CallerConnection, type Turn } from '../lib/caller-connection.ts'
 import { PROXIED_METHODS } from '../lib/methods.ts'
 import { bodyDenial, headerDenial } from '../lib/parser-error.ts'
-import { requestIdOf } from '../lib/request-line.ts'
+import { isProxiedUrl, requestIdOf } from '../lib/request-line.ts'
 import { rawRefusal, refusalAnswer } from './answers.ts'
 
 declare module 'fastify' {
@@ -52,15 +52,17 @@ async function connections(
   app: FastifyInstance,
   { writeTimeout }: ConnectionsOptions,
 ): Promise<void> {
-  const known = new WeakMap<Socket, CallerConnection<GatewayTurn>>()
-  /** Those with a request whose answer is not out yet. */
-  const busy = new Set<CallerConnection<GatewayTurn>>()
+  const overloaded = new Denial('overloaded')
+  const foreign = new Denial('malformed_request', { description: 'neither HTTP/1.1 nor HTTP/1.0' })
+  /** All that have sent something and are not closed. */
+  const known = new Map<Socket, CallerConnection<GatewayTurn>>()
 
   function connectionOf(socket: Socket): CallerConnection<GatewayTurn> {
     let connection = known.get(socket)
     if (connection === undefined) {
       connection = new CallerConnection(socket)
       known.set(socket, connection)
+      socket.once('close', () => known.delete(socket))
     }
     return connection
   }
@@ -82,12 +84,18 @@ async function connections(
   }
 
   function refuseForeign(request: IncomingMessage, response: ServerResponse): void {
-    const denial = new Denial('malformed_request', { description: 'neither HTTP/1.1 nor HTTP/1.0' })
     const requestId = requestIdOf(request)
-    note(denial, requestId)
-    const { body, headers } = refusalAnswer(denial, { requestId, dispatched: false, spent: false })
-    const framing = { 'content-length': String(Buffer.byteLength(body)), connection: 'close' }
-    response.writeHead(denial.statusCode, { ...headers, ...framing }).end(body)
+    note(foreign, requestId)
+    answer(response, foreign, requestId, { connection: 'close' })
+  }
+
+  /** The framework's way to the same answer costs several times as much, and whoever floods the gateway gets many. */
+  function refuseOverloaded(request: IncomingMessage, response: ServerResponse): void {
+    app.meters.count('requests')
+    app.meters.count('requests_denied')
+    app.meters.denied('overloaded')
+    app.overload.denied()
+    answer(response, overloaded, requestIdOf(request))
   }
 
   app.decorate('connections', {
@@ -95,13 +103,13 @@ async function connections(
       const connection = connectionOf(request.socket)
       // Nobody would get its answer: it must not be executed.
       if (connection.closing) return void request.socket.destroy()
+      const { method = '', url = '', httpVersion } = request
+      const known = HTTP_METHODS.has(method) && HTTP_VERSIONS.has(httpVersion)
+      if (known && app.overload.full && stands(connection, request) && isProxiedUrl(url)) {
+        return refuseOverloaded(request, response)
+      }
       connection.take({ request, response, proxied: undefined }, idleTimeout)
-      busy.add(connection)
-      response.once('close', () => {
-        if (connection.open.size === 0) busy.delete(connection)
-      })
-      const { method = '', httpVersion } = request
-      if (HTTP_METHODS.has(method) && HTTP_VERSIONS.has(httpVersion)) serve(request, response)
+      if (known) serve(request, response)
       else refuseForeign(request, response)
     },
 
@@ -142,7 +150,7 @@ async function connections(
   const looks = setInterval(
     () => {
       const now = performance.now()
-      for (const connection of busy) {
+      for (const connection of known.values()) {
         if (!connection.stalled(writeTimeout, now)) continue
         const [turn] = connection.open
         app.log.info(
@@ -180,6 +188,27 @@ async function connections(
   app.server.on('checkExpectation', proceed)
 }
 
+function answer(
+  response: ServerResponse,
+  denial: Denial,
+  requestId: string,
+  framing?: Readonly<Record<string, string>>,
+): void {
+  const { body, headers } = refusalAnswer(denial, { requestId, dispatched: false, spent: false })
+  headers['content-length'] = String(Buffer.byteLength(body))
+  response.writeHead(denial.statusCode, { ...headers, ...framing }).end(body)
+}
+
+/** Whether a request can be answered without a look at what comes before and after it on its connection. */
+function stands({ open }: CallerConnection, { headers }: IncomingMessage): boolean {
+  return (
+    open.size === 0 &&
+    headers['content-length'] === undefined &&
+    headers['transfer-encoding'] === undefined &&
+    headers.expect === undefined
+  )
+}
+
 function interrupt(request: FastifyRequest, response: ServerResponse, denial: Denial): void {
   const { passage } = request
   response.shouldKeepAlive = false
@@ -190,5 +219,5 @@ function interrupt(request: FastifyRequest, response: ServerResponse, denial: De
 export default fp(connections, {
   name: 'connections',
   fastify: '5.x',
-  dependencies: ['metrics', 'passage'],
+  dependencies: ['metrics', 'overload', 'passage'],
 })

@@ -1,6 +1,7 @@
 /**
  * Denies what the process could not serve in time, before any work is done for it.
  */
+import { getHeapStatistics } from 'node:v8'
 import underPressure from '@fastify/under-pressure'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
@@ -13,6 +14,10 @@ export interface OverloadOptions {
   readonly maxInFlight: number
   /** Milliseconds. */
   readonly maxEventLoopDelay: number
+  /** Bytes of V8's heap in use; nine tenths of what V8 allows itself unless told. */
+  readonly maxHeapBytes?: number | undefined
+  /** Bytes of resident memory; nine tenths of the container's limit unless told, and without one no bound. */
+  readonly maxResidentBytes?: number | undefined
 }
 
 declare module 'fastify' {
@@ -23,40 +28,131 @@ declare module 'fastify' {
 
 /** How much the gateway has taken on. */
 export interface Overload {
+  /** Whether the next request is denied. */
+  readonly full: boolean
+  /** Takes note of a request that was denied: floods are told of once a second, and why. */
+  denied(): void
   /** Denies a request beyond what the gateway can carry, and counts the one that it takes. */
   admit: Check
+  /** The gateway's own part of a request's way is done: what it waits for now is the upstream. */
+  dispatched(passage: Passage): void
   /** Gives a request's place free; a second call does nothing. */
   release(passage: Passage): void
   /** Requests without response headers. */
   readonly inFlight: number
 }
 
-async function overload(app: FastifyInstance, options: OverloadOptions): Promise<void> {
-  const admitted = new WeakSet<Passage>()
-  let inFlight = 0
+/** Of a limit of memory: what is left is for the requests that were admitted already. */
+const MEMORY_SHARE = 0.9
+/** Share of its time that the event loop is busy, from which on it has none to spare. */
+const BUSY = 0.98
+/** Of the requests in flight: how many may wait for the gateway itself while its event loop has no time to spare. */
+const BUSY_SHARE = 0.25
+/** However few may be in flight: what a loop that was busy for a moment, with the start say, gets through at once. */
+const BUSY_LEAST = 16
+/** Milliseconds between two looks at how busy the event loop is, and between two lines of the log. */
+const BUSY_INTERVAL = 250
+const LOG_INTERVAL = 1_000
 
-  // Without a threshold of its own the plugin only measures; whether that denies is decided in `admit`.
+/** Why requests are denied. */
+type Cause = 'requests in flight' | 'busy event loop' | 'late event loop, or memory'
+
+async function overload(app: FastifyInstance, options: OverloadOptions): Promise<void> {
+  const { maxInFlight, maxEventLoopDelay } = options
+  const maxPreparing = Math.max(BUSY_LEAST, Math.ceil(maxInFlight * BUSY_SHARE))
+  let inFlight = 0
+  let preparing = 0
+
+  // It measures; what follows from that is decided here, where health and metrics are not asked.
   await app.register(underPressure, {
-    maxEventLoopDelay: options.maxEventLoopDelay,
+    maxEventLoopDelay,
+    maxHeapUsedBytes: options.maxHeapBytes ?? getHeapStatistics().heap_size_limit * MEMORY_SHARE,
+    maxRssBytes: options.maxResidentBytes ?? containerLimit() * MEMORY_SHARE,
     // A sample with fewer than two ticks of the loop counts as an endless delay. In one of this length that takes a
     // delay over the threshold; in a shorter one it would take less.
-    sampleInterval: Math.max(500, 2 * options.maxEventLoopDelay),
+    sampleInterval: Math.max(500, 2 * maxEventLoopDelay),
     pressureHandler: () => {},
   })
 
+  // Looked at more often than under-pressure's samples allow: a queue grows by the capacity of as much time.
+  let busy = false
+  let last = performance.eventLoopUtilization()
+  const look = setInterval(() => {
+    const now = performance.eventLoopUtilization()
+    busy = performance.eventLoopUtilization(now, last).utilization >= BUSY
+    last = now
+  }, BUSY_INTERVAL).unref()
+
+  function cause(): Cause | undefined {
+    if (inFlight >= maxInFlight) return 'requests in flight'
+    // A busy loop is no reason to deny as long as nobody has to wait long for it.
+    if (busy && preparing >= maxPreparing) return 'busy event loop'
+    return app.isUnderPressure() ? 'late event loop, or memory' : undefined
+  }
+
+  let denials = 0
+  let log: NodeJS.Timeout | undefined
+  function tell(): void {
+    if (denials === 0) {
+      clearInterval(log)
+      log = undefined
+      return
+    }
+    app.log.warn(
+      { check: 'overloaded', count: denials, cause: cause(), inFlight },
+      'requests denied',
+    )
+    denials = 0
+  }
+  function denied(): void {
+    denials += 1
+    if (log !== undefined) return
+    log = setInterval(tell, LOG_INTERVAL).unref()
+    tell()
+  }
+
+  app.addHook('onClose', async () => {
+    clearInterval(look)
+    tell()
+    clearInterval(log)
+  })
+
   app.decorate('overload', {
+    get full() {
+      return cause() !== undefined
+    },
     get inFlight() {
       return inFlight
     },
+    denied,
     admit(_request, passage) {
-      if (inFlight >= options.maxInFlight || app.isUnderPressure()) throw new Denial('overloaded')
+      if (cause() !== undefined) {
+        denied()
+        throw new Denial('overloaded')
+      }
+      passage.place = 'preparing'
       inFlight += 1
-      admitted.add(passage)
+      preparing += 1
+    },
+    dispatched(passage) {
+      if (passage.place !== 'preparing') return
+      passage.place = 'dispatched'
+      preparing -= 1
     },
     release(passage) {
-      if (admitted.delete(passage)) inFlight -= 1
+      if (passage.place === undefined) return
+      if (passage.place === 'preparing') preparing -= 1
+      passage.place = undefined
+      inFlight -= 1
     },
   } satisfies Overload)
+}
+
+/** Bytes of memory that the process may take; 0 when nothing but the machine bounds it. */
+function containerLimit(): number {
+  const limit = process.constrainedMemory()
+  // Without a limit Linux says a number that no machine has.
+  return limit < Number.MAX_SAFE_INTEGER ? limit : 0
 }
 
 export default fp(overload, { name: 'overload', fastify: '5.x' })

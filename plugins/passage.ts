@@ -35,6 +35,8 @@ declare module 'fastify' {
 export class Passage {
   /** `performance.now()` at arrival, in milliseconds. */
   readonly arrivedAt = performance.now()
+  /** What it waits for, while it counts among the requests in flight: the gateway, or the upstream. */
+  place: 'preparing' | 'dispatched' | undefined
   bearer: string | undefined
   presented: PresentedToken | undefined
   resource: string | undefined

@@ -36,6 +36,7 @@ export async function proxy(app: FastifyInstance, options: ProxyOptions): Promis
       const upstream = buildRequest(request, passage, options)
       if (awaitsContinue(request.raw)) reply.raw.writeContinue()
       app.meters.count('requests_allowed')
+      app.overload.dispatched(passage)
       const dispatchedAt = performance.now()
       void reply.from(NO_SOURCE, {
         getUpstream: () => upstream.origin,

@@ -66,6 +66,11 @@ const TASKS = {
     buildIfStale()
     node('bench/audit.ts', ...process.argv.slice(3))
   },
+  'bench:overload': () => {
+    ensureServers()
+    buildIfStale()
+    node('bench/overload.ts', ...process.argv.slice(3))
+  },
   'bench:revocation': () => {
     ensureServers()
     buildIfStale()

@@ -8,6 +8,63 @@ export interface EvidenceEntry {
   readonly fields: Readonly<Record<string, string>>
 }
 
+const WHO = ['application_id', 'resource', 'subject_fingerprint', 'method']
+const ANCHORS = ['agent_session_id', 'delegation_edge_id']
+const ROUTE = [
+  'trace_id',
+  'upstream_host',
+  'auth_mode',
+  'provider_id',
+  'connection_id',
+  'would_deny',
+]
+const CUT = ['revoked_anchor', 'revocation_latency_ms']
+
+/** Members of `metadata_json` by kind of event: those that are always there, and those that may be. */
+const MEMBERS: Readonly<Record<string, readonly [always: string[], sometimes: string[]]>> = {
+  gateway_resource_request: [
+    [
+      ...WHO,
+      'gateway_status',
+      'latency_ms',
+      'response_bytes',
+      'result_class',
+      'revocation_interrupted',
+    ],
+    ['subject_kind', ...ANCHORS, ...ROUTE, ...CUT, 'upstream_status', 'error_kind'],
+  ],
+  interrupted: [
+    [...WHO, 'trace_id', 'upstream_host', 'auth_mode', 'result_class'],
+    ['subject_kind', ...ANCHORS, ...ROUTE],
+  ],
+  gateway_request_denied: [
+    ['reason', ...WHO, 'gateway_status'],
+    ['subject_kind', ...ANCHORS, ...CUT],
+  ],
+  replay_detected: [['jti', 'resource', 'client_id', 'subject_fp', 'request_id'], ANCHORS],
+}
+
+/** Fails unless a gateway's event tells what contract section 8 lists for its kind, and nothing else. */
+export function assertMembers(event: Readonly<Record<string, unknown>>): void {
+  const { event_type: type, evaluation_status: status, decision, metadata_json: metadata } = event
+  const kind = status === 'interrupted' ? status : String(type)
+  if (MEMBERS[kind] === undefined || typeof metadata !== 'object') return
+  const [always, sometimes] = MEMBERS[kind]
+  const names = Object.keys(metadata ?? {})
+  const what = JSON.stringify(event)
+  assert.deepEqual(
+    always.filter(name => !names.includes(name)),
+    [],
+    what,
+  )
+  assert.deepEqual(
+    names.filter(name => !always.includes(name) && !sometimes.includes(name)),
+    [],
+    what,
+  )
+  assert.equal(decision, type === 'gateway_resource_request' ? 'allow' : 'deny', what)
+}
+
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
 /**

@@ -10,7 +10,7 @@ import { readEvent, type WrittenEvent } from '../../lib/audit-event.ts'
 import type { Line } from '../../lib/lines.ts'
 import { loggedReason } from '../../lib/log-error.ts'
 import { HOME_NAME, type KeptFile, REMOVED_NAME, type ReplayDirectory } from './directory.ts'
-import { appendLine, readLines } from './files.ts'
+import { appendLines, readLines } from './files.ts'
 import { isMissing } from './homes.ts'
 import { within } from './queue.ts'
 import { Recovery } from './recovery.ts'
@@ -27,8 +27,8 @@ export interface BacklogOptions {
   readonly onDrained: (count: number) => void
   /** Events of a journal are in a replay file. */
   readonly onKept: (count: number, file: KeptFile) => void
-  /** A line was torn or garbled, and is set aside. */
-  readonly onCorrupt: () => void
+  /** Lines were torn or garbled, and are set aside. */
+  readonly onCorrupt: (count: number) => void
   /** There is nothing to send, and so nothing to find out with whether Redis is back. */
   readonly onIdle: () => void
 }
@@ -81,8 +81,13 @@ export class Backlog {
       onFiles: () => {
         this.#lookAt = 0
       },
-      setAside: (line, name) => this.#setAside(line, name),
+      setAside: (lines, name) => this.#setAside(lines, name),
     })
+  }
+
+  /** Replay files that are there. */
+  get size(): number {
+    return this.#files.size
   }
 
   /** For gauges. */
@@ -232,21 +237,27 @@ export class Backlog {
     const { value: lines, done } = await file.lines.next()
     if (done === true) return false
     const events: WrittenEvent[] = []
+    const corrupt: Line[] = []
     for (const line of lines) {
       const event = line.text === undefined ? undefined : readEvent(line.text)
       if (event !== undefined) events.push(event)
-      else await this.#setAside(line, file.name)
+      else corrupt.push(line)
     }
+    await this.#setAside(corrupt, file.name)
     file.rest = events
     file.read += lines.length
     return true
   }
 
-  async #setAside(line: Line, name: string): Promise<void> {
-    if (line.bytes.length === 0) return
-    await appendLine(join(this.#directory.root, `${name}.corrupt`), line.bytes)
-    this.#options.onCorrupt()
-    this.#log.error({ file: `${name}.corrupt` }, 'audit evidence is torn or garbled, and set aside')
+  /** Many at a time: each time costs a sync and a line of the log, and a file may hold nothing else. */
+  async #setAside(corrupt: readonly Line[], name: string): Promise<void> {
+    const lines = corrupt.filter(({ bytes }) => bytes.length > 0)
+    if (lines.length === 0) return
+    const file = `${name}.corrupt`
+    await appendLines(join(this.#directory.root, file), lines)
+    this.#options.onCorrupt(lines.length)
+    const message = 'audit evidence is torn or garbled, and set aside'
+    this.#log.error({ file, lines: lines.length }, message)
   }
 
   /** Gives back the file that is being sent, less what Redis has accepted of it. */

@@ -3,7 +3,7 @@
  * relies on it: what failed is tried again here, once a second, and by no request.
  */
 import { randomBytes } from 'node:crypto'
-import { rmSync } from 'node:fs'
+import { readdirSync, rmSync, statSync } from 'node:fs'
 import { mkdir, readdir, rename, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
@@ -29,6 +29,8 @@ const RESERVE_FILE = 'reserve'
 const RESERVE_BYTES = 64 * 1024
 const LOOK_INTERVAL = 1_000
 const LOOKS_PER_HEARTBEAT = 5
+/** Milliseconds without a look after which others may soon take this process for dead: it was stopped meanwhile. */
+const BLIND = 20_000
 
 /** What `AUDIT_DURABILITY` promises (contract section 8). */
 export type Durability = 'relaxed' | 'strict' | 'synced'
@@ -52,6 +54,8 @@ export class ReplayDirectory {
   /** The directory can be used again. */
   onUsable: () => void = () => undefined
   readonly #log: FastifyBaseLogger
+  readonly #now: () => number
+  #lookedAt = -Infinity
   #self: Owner | undefined
   #home: Home | undefined
   #usable = false
@@ -62,15 +66,23 @@ export class ReplayDirectory {
   #looking: Promise<void> | undefined
   readonly #names: Iterator<string>
 
-  constructor(root: string, durability: Durability, log: FastifyBaseLogger) {
+  /** @param now monotonic milliseconds */
+  constructor(
+    root: string,
+    durability: Durability,
+    log: FastifyBaseLogger,
+    now: () => number = () => performance.now(),
+  ) {
     this.root = root
     this.durability = durability
     this.#log = log
+    this.#now = now
     this.#names = pendingNames()
   }
 
   /** Whether evidence can be kept in it, as far as is known. */
   get usable(): boolean {
+    if (this.#usable && this.#now() - this.#lookedAt >= BLIND) this.#lookAtOnce()
     return this.#usable
   }
 
@@ -171,8 +183,10 @@ export class ReplayDirectory {
   }
 
   async #look(): Promise<void> {
+    const lookedAt = this.#now()
     try {
       if (!(await this.#isHome())) this.#leaveHome()
+      this.#lookedAt = lookedAt
       // Also while it cannot be used: nobody is to take over what belongs to a process that lives.
       if (this.#home !== undefined) await this.#beat(this.#home)
       if (!this.#usable) await this.#begin()
@@ -183,6 +197,20 @@ export class ReplayDirectory {
     this.#timer = setTimeout(() => {
       this.#looking = this.#look()
     }, LOOK_INTERVAL).unref()
+  }
+
+  /** Whoever was stopped has no time to wait for an answer: it could come when the next line is written. */
+  #lookAtOnce(): void {
+    // Who keeps no journal can tell no other story than whoever has the directory.
+    if (this.#home?.journal === undefined) return
+    const lookedAt = this.#now()
+    try {
+      const found = statSync(this.#home.path, { throwIfNoEntry: false })
+      if (found?.ino === this.#home.inode) this.#lookedAt = lookedAt
+      else this.#usable = false
+    } catch (error) {
+      this.fail(error)
+    }
   }
 
   /** Whether the directory of this process is still there, and the same. @throws Error when that cannot be told */
@@ -252,10 +280,21 @@ export class ReplayDirectory {
   #giveUpReserve(): void {
     try {
       // At once: who fills a disk may be killed next.
-      if (this.#home !== undefined) rmSync(join(this.#home.path, RESERVE_FILE), { force: true })
+      for (const home of this.#spareHomes()) {
+        rmSync(join(home, RESERVE_FILE), { force: true })
+        if (home !== this.#home?.path) rmSync(join(home, PROBE_FILE), { force: true })
+      }
     } catch {
       // A directory that cannot be changed is not full.
     }
+  }
+
+  /** Whoever has no directory yet takes its room from others: one of these may be dead, and only who has one can tell. */
+  #spareHomes(): string[] {
+    if (this.#home !== undefined) return [this.#home.path]
+    return readdirSync(this.root, { withFileTypes: true })
+      .filter(entry => entry.isDirectory() && HOME_NAME.test(entry.name))
+      .map(({ name }) => join(this.root, name))
   }
 
   async #makeHome(): Promise<Home> {

@@ -1,6 +1,7 @@
 /**
  * Reads evidence line by line, and writes it so that a file is there whole or not at all.
  */
+import { constants } from 'node:fs'
 import { type FileHandle, open, rename, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Line, LineCutter } from '../../lib/lines.ts'
@@ -9,6 +10,12 @@ import { type Line, LineCutter } from '../../lib/lines.ts'
 export type Part = string | Uint8Array
 
 const CHUNK_BYTES = 256 * 1024
+const NEWLINE = Buffer.from('\n')
+
+const { O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants
+// What somebody else put into the directory neither leads out of it nor keeps its reader waiting, as a FIFO would.
+const READ = O_RDONLY | O_NOFOLLOW | O_NONBLOCK
+const APPEND = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK
 
 /** Makes the names in a directory survive the machine. */
 export async function syncDirectory(path: string): Promise<void> {
@@ -31,11 +38,11 @@ export async function writeSynced(path: string, lines: Iterable<Part> | AsyncIte
   }
 }
 
-/** Adds bytes and a newline to a file, which is made, mode 0600, if it is not there. */
-export async function appendLine(path: string, bytes: Uint8Array): Promise<void> {
-  const file = await open(path, 'a', 0o600)
+/** Adds lines to a file, which is made, mode 0600, if it is not there. */
+export async function appendLines(path: string, lines: readonly Line[]): Promise<void> {
+  const file = await open(path, APPEND, 0o600)
   try {
-    await file.writeFile(Buffer.concat([bytes, Buffer.from('\n')]))
+    await file.writeFile(Buffer.concat(lines.flatMap(({ bytes }) => [bytes, NEWLINE])))
     await file.sync()
   } finally {
     await file.close()
@@ -81,7 +88,7 @@ async function reserve(path: string): Promise<boolean> {
 
 /** The lines of a file, many at a time; one that has no newline comes last. */
 export async function* readLines(path: string): AsyncGenerator<Line[]> {
-  const file = await open(path, 'r')
+  const file = await open(path, READ)
   try {
     yield* linesOf(file)
   } finally {

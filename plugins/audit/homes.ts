@@ -104,7 +104,7 @@ export interface Estate {
  */
 export async function readHome(
   path: string,
-  setAside: (line: Line, name: string) => Promise<void>,
+  setAside: (lines: readonly Line[], name: string) => Promise<void>,
 ): Promise<Estate> {
   const names = await readdir(path)
   const segments = names.flatMap(name => {
@@ -114,11 +114,13 @@ export async function readHome(
   const journal = new JournalReader()
   for (const { name } of segments.sort((a, b) => a.number - b.number)) {
     for await (const lines of readLines(join(path, name))) {
+      const corrupt: Line[] = []
       for (const line of lines) {
         const read = line.text === undefined ? undefined : readJournalLine(line.text)
         if (read !== undefined) journal.read(read)
-        else await setAside(line, `${basename(path)}-${name}`)
+        else corrupt.push(line)
       }
+      await setAside(corrupt, `${basename(path)}-${name}`)
     }
   }
   return {

@@ -69,8 +69,8 @@ export interface AuditOptions {
   readonly onPersisted?: ((count: number) => void) | undefined
   /** Events were sent from disk. */
   readonly onDrained?: ((count: number) => void) | undefined
-  /** A line on disk was torn or garbled. */
-  readonly onCorruptLine?: (() => void) | undefined
+  /** Lines on disk were torn or garbled. */
+  readonly onCorruptLines?: ((count: number) => void) | undefined
 }
 
 declare module 'fastify' {
@@ -103,6 +103,7 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
   }
   const queue = new Queue(sink, directory, log, {
     capacity,
+    files: () => backlog?.size ?? 0,
     onKept,
     onDropped(count, cause) {
       options.onDropped?.(count)
@@ -116,7 +117,7 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
     new Backlog(sink, directory, log, {
       onKept,
       onDrained: count => options.onDrained?.(count),
-      onCorrupt: () => options.onCorruptLine?.(),
+      onCorrupt: count => options.onCorruptLines?.(count),
       onIdle() {
         if (queue.depth === 0) sink.hope()
       },

@@ -12,8 +12,10 @@ import type { JournalItem } from './journal.ts'
 import { BATCH, type Sink } from './sink.ts'
 
 const BATCH_DELAY = 5
-/** Milliseconds of events in a replay file: each costs two syncs, and an outage can last. */
+/** Milliseconds of events in a replay file: each costs two syncs. */
 const KEEP_DELAY = 200
+/** A millisecond more for each file that is there, up to this: whoever looks lists all, and an outage can last a day. */
+const LONGEST_KEEP_DELAY = 2_000
 /** Milliseconds that the journal may not know yet of what was delivered, when nothing else is written to it. */
 const FLUSH_DELAY = 50
 /** Events beyond the capacity: requests that were admitted while there was room still have their evidence kept. */
@@ -33,6 +35,8 @@ interface Entry {
 /** What {@link Queue} tells. */
 export interface QueueOptions {
   readonly capacity: number
+  /** Replay files that are there. */
+  readonly files: () => number
   /** Events were lost for good: how many, and why. */
   readonly onDropped: (count: number, cause: string) => void
   /** Events are in a replay file. */
@@ -52,6 +56,7 @@ export class Queue {
   #timer: NodeJS.Timeout | undefined
   #flushTimer: NodeJS.Timeout | undefined
   #running: Promise<void> | undefined
+  #keeping: Promise<unknown> | undefined
   #complained = false
   #closing = false
   #closed = false
@@ -93,16 +98,15 @@ export class Queue {
     } catch (error) {
       return lose(error instanceof Error ? error.message : 'cannot be serialised')
     }
-    this.#schedule()
+    if (this.#waiting.length === BATCH) this.#reschedule()
+    else this.#schedule()
   }
 
   /** Something has changed that events wait for. */
   wake(): void {
     this.#waiting = [...this.#held, ...this.#waiting]
     this.#held = []
-    clearTimeout(this.#timer)
-    this.#timer = undefined
-    this.#schedule()
+    this.#reschedule()
   }
 
   /**
@@ -120,6 +124,8 @@ export class Queue {
         await within(left(), pause(this.#sink.backOff))
       }
     }
+    // What is just being written to a replay file is not to be written to another.
+    await this.#keeping
     this.#closed = true
     let rest = await this.#keep(
       this.#journaled([...this.#sending, ...this.#held, ...this.#waiting]),
@@ -141,6 +147,12 @@ export class Queue {
     return !this.#sink.taking && this.#directory?.usable === true
   }
 
+  #reschedule(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    this.#schedule()
+  }
+
   #schedule(): void {
     if (this.#timer !== undefined || this.#running !== undefined || this.#closing) return
     if (this.#waiting.length === 0) return
@@ -152,7 +164,10 @@ export class Queue {
   }
 
   #delay(): number {
-    if (this.#diverting) return this.#waiting.length >= BATCH ? 0 : KEEP_DELAY
+    if (this.#diverting) {
+      if (this.#waiting.length >= BATCH) return 0
+      return Math.min(LONGEST_KEEP_DELAY, KEEP_DELAY + this.#options.files())
+    }
     if (!this.#sink.taking) return this.#sink.backOff
     return this.#waiting.length >= BATCH ? 0 : BATCH_DELAY
   }
@@ -169,14 +184,17 @@ export class Queue {
     this.#sending = this.#waiting.splice(0, BATCH)
     this.#sending = this.#journaled(this.#sending)
     this.#sending = await this.#synced(this.#sending)
+    // Closing has not waited for the disk: what was to be sent is in a replay file.
+    if (this.#closed) return
     const batch = this.#sending
     let failed = this.#diverting ? batch : await this.#sink.send(batch)
     // Closing has not waited for the answer: it has taken what was left.
     if (this.#closed) return
     this.#done(without(batch, failed))
     this.#sending = failed
-    failed = await this.#keep(failed)
-    if (this.#closed) return
+    const keeping = this.#keep(failed)
+    this.#keeping = keeping
+    failed = await keeping
     this.#waiting.unshift(...failed)
     this.#sending = []
   }

@@ -17,7 +17,7 @@ export interface RecoveryOptions {
   readonly onKept: (count: number, file: KeptFile) => void
   /** There are replay files that nobody has listed yet. */
   readonly onFiles: () => void
-  readonly setAside: (line: Line, name: string) => Promise<void>
+  readonly setAside: (lines: readonly Line[], name: string) => Promise<void>
 }
 
 /** A directory of a dead process; `due` once it was read. */

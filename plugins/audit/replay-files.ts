@@ -33,6 +33,10 @@ export class ReplayFiles {
     this.#directory = directory
   }
 
+  get size(): number {
+    return this.#files.size
+  }
+
   /** As of the last look, and what this process did since. */
   get figures(): BacklogFigures {
     let bytes = 0

@@ -11,7 +11,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'undici'
 import { createDevSts, type Claims, type DevSts, type Directive } from '../../dev/sts.ts'
-import { assertEvidence } from '../evidence.ts'
+import { assertEvidence, assertMembers } from '../evidence.ts'
 import {
   type Cleanup,
   freePort,
@@ -256,7 +256,9 @@ export async function startStack(test: Cleanup, options: StackOptions = {}): Pro
   test.after(async () => {
     try {
       const entries = await evidenceIn(redis)
-      assertEvidence(entries, env.AUDIT_HMAC_KEY || undefined)
+      for (const event of assertEvidence(entries, env.AUDIT_HMAC_KEY || undefined).values()) {
+        assertMembers(event)
+      }
     } finally {
       for (const end of ends) await end()
     }

@@ -24,6 +24,7 @@ import { doneLine, intentLine, outcomeLine } from '../../../lib/journal.ts'
 import { uuidv7 } from '../../../lib/uuid.ts'
 import { Homes } from '../../../plugins/audit/homes.ts'
 import { AUDIT_STREAM } from '../../../plugins/audit/index.ts'
+import { ReplayDirectory } from '../../../plugins/audit/directory.ts'
 import { thisProcess } from '../../../plugins/audit/owner.ts'
 import { lastFirst } from '../../cleanup.ts'
 import { assertEvidence } from '../../evidence.ts'
@@ -54,6 +55,46 @@ const upTo = (count: number) => Array.from({ length: count }, (_, n) => n)
 
 function record({ audit }: Running, from: number, to: number): void {
   for (let n = from; n < to; n += 1) audit.record(event(n))
+}
+
+/** What a dead process left: its directory with a journal of these lines. */
+async function leaveHome(
+  directory: string,
+  name: string,
+  lines: readonly string[],
+  owner: object | undefined,
+): Promise<string> {
+  const home = join(directory, name)
+  await mkdir(home, { mode: 0o700 })
+  await writeFile(join(home, '1.journal'), lines.join(''))
+  if (owner !== undefined) await writeFile(join(home, 'owner'), JSON.stringify(owner))
+  return home
+}
+
+const written = (status: string, n: number, id = uuidv7()): WrittenEvent =>
+  writeEvent(id, { ...event(n), evaluation_status: status }, Date.now())
+
+/** A journal: one request interrupted, one ended, one delivered, one denial. */
+function journal(n: number): { lines: string[]; due: WrittenEvent[] } {
+  const [open, ended, sent] = [written('interrupted', n), uuidv7(), uuidv7()]
+  const outcome = written('executed', n + 1, ended)
+  const denial = written('revoked', n + 3)
+  const lines = [
+    intentLine(open),
+    intentLine(written('interrupted', n + 1, ended)),
+    intentLine(written('interrupted', n + 2, sent)),
+    outcomeLine(outcome),
+    outcomeLine(written('executed', n + 2, sent)),
+    outcomeLine(denial),
+    doneLine([sent]),
+  ]
+  return { lines, due: [open, outcome, denial] }
+}
+
+async function deadOwner(): Promise<object> {
+  const child = spawn(process.execPath, ['--version'], { stdio: 'ignore' })
+  await once(child, 'exit')
+  return { ...(await thisProcess()), pid: child.pid, startTime: '1' }
 }
 
 describe('while Redis is away, the gateway', () => {
@@ -272,6 +313,23 @@ describe('of what it finds in the directory, the gateway', () => {
   )
 
   test(
+    'sets aside a file that is no evidence at all, without a sync and a line of the log for each of its lines',
+    lastFirst(async t => {
+      const store = stubbornStore()
+      store.taking = Infinity
+      const directory = await temporaryDirectory(t)
+      const junk = upTo(50_000).map(n => `junk ${n}\n`)
+      await leave(join(directory, 'a.ndjson'), `${junk.join('')}${line(0)}\n`)
+      await leave(join(directory, 'b.ndjson'), `${line(1)}\n`)
+      const running = await start(t, { store }, { directory })
+      await until(() => running.seen.drained === 2, LONG)
+      assert.equal(running.seen.corrupt, junk.length)
+      assert.equal(await readFile(join(directory, 'a.ndjson.corrupt'), 'utf8'), junk.join(''))
+      assert.ok(running.lines.filter(logged => logged.includes('set aside')).length < 20)
+    }),
+  )
+
+  test(
     'leaves a file alone that somebody still writes',
     lastFirst(async t => {
       const store = stubbornStore()
@@ -292,50 +350,10 @@ describe('of what it finds in the directory, the gateway', () => {
     }),
   )
 
-  /** What a dead process left: its directory with a journal of these lines. */
-  async function leaveHome(
-    directory: string,
-    name: string,
-    lines: readonly string[],
-    owner: object | undefined,
-  ): Promise<string> {
-    const home = join(directory, name)
-    await mkdir(home, { mode: 0o700 })
-    await writeFile(join(home, '1.journal'), lines.join(''))
-    if (owner !== undefined) await writeFile(join(home, 'owner'), JSON.stringify(owner))
-    return home
-  }
-
-  const written = (status: string, n: number, id = uuidv7()): WrittenEvent =>
-    writeEvent(id, { ...event(n), evaluation_status: status }, Date.now())
-
-  /** A journal: one request interrupted, one ended, one delivered, one denial. */
-  function journal(n: number): { lines: string[]; due: WrittenEvent[] } {
-    const [open, ended, sent] = [written('interrupted', n), uuidv7(), uuidv7()]
-    const outcome = written('executed', n + 1, ended)
-    const denial = written('revoked', n + 3)
-    const lines = [
-      intentLine(open),
-      intentLine(written('interrupted', n + 1, ended)),
-      intentLine(written('interrupted', n + 2, sent)),
-      outcomeLine(outcome),
-      outcomeLine(written('executed', n + 2, sent)),
-      outcomeLine(denial),
-      doneLine([sent]),
-    ]
-    return { lines, due: [open, outcome, denial] }
-  }
-
   const byId = (events: readonly WrittenEvent[]) =>
     Object.fromEntries(events.map(({ id, data }) => [id, data]))
   const sent = (store: StubbornStore) =>
     byId(store.taken.map(({ id = '', data = '' }) => ({ id, data })))
-
-  async function deadOwner(): Promise<object> {
-    const child = spawn(process.execPath, ['--version'], { stdio: 'ignore' })
-    await once(child, 'exit')
-    return { ...(await thisProcess()), pid: child.pid, startTime: '1' }
-  }
 
   test(
     'recovers the journal of a dead process, once, however many start at the same time',
@@ -693,6 +711,29 @@ async function smallDisk(t: Cleanup, bytes: number): Promise<string | undefined>
   return path
 }
 
+test(
+  'a gateway that was stopped writes nothing before it knows that nobody has taken over its journal',
+  lastFirst(async t => {
+    let now = 0
+    const root = await temporaryDirectory(t)
+    const directory = new ReplayDirectory(root, 'strict', pino({ level: 'silent' }), () => now)
+    await directory.open()
+    t.after(() => directory.close())
+    const { journal, home } = directory
+    let woken = 0
+    directory.onUsable = () => void (woken += 1)
+    assert.equal(directory.usable, true)
+    now += 20_000
+    assert.equal(directory.usable, true)
+    now += 20_000
+    await rename(home, join(root, 'taken'))
+    assert.equal(directory.usable, false)
+    await until(() => directory.usable)
+    assert.notEqual(directory.journal, journal)
+    assert.equal(woken, 1)
+  }),
+)
+
 describe('with a full disk, the gateway', () => {
   test(
     'refuses before anything is promised, loses nothing, and goes on when there is room',
@@ -737,6 +778,29 @@ describe('with a full disk, the gateway', () => {
       assert.deepEqual(await readdir(disk), [])
     }),
   )
+
+  for (const file of ['reserve', 'probe']) {
+    test(
+      `has room for a start in what others left there: ${file}`,
+      lastFirst(async t => {
+        const disk = await smallDisk(t, 2 * 1024 * 1024)
+        if (disk === undefined) return t.skip('no disk can be mounted here')
+        const store = stubbornStore()
+        store.taking = Infinity
+        const { lines, due } = journal(0)
+        const home = await leaveHome(disk, 'gateway-2-aaaaaaaaaaaaaaaa', lines, await deadOwner())
+        await writeFile(join(home, file), Buffer.alloc(64 * 1024))
+        await assert.rejects(writeFile(join(disk, 'ballast'), Buffer.alloc(2 * 1024 * 1024)), {
+          code: 'ENOSPC',
+        })
+        const running = await start(t, { store }, { directory: disk, durability: 'strict' })
+        await until(() => store.taken.length === due.length, LONG)
+        assert.equal(running.audit.replayUnavailable, true)
+        await unlink(join(disk, 'ballast'))
+        await until(() => running.audit.accepting(), LONG)
+      }),
+    )
+  }
 
   test(
     'keeps events in memory while Redis is away too, and takes no more',

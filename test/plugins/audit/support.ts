@@ -58,7 +58,7 @@ export async function start(
     onSinkError: () => void (seen.sinkErrors += 1),
     onPersisted: count => void (seen.persisted += count),
     onDrained: count => void (seen.drained += count),
-    onCorruptLine: () => void (seen.corrupt += 1),
+    onCorruptLines: count => void (seen.corrupt += count),
   })
   await app.ready()
   return { app, audit: app.audit, lines, seen }

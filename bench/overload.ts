@@ -1,0 +1,166 @@
+// Measures what the gateway still does when more is asked of it than it can do, and what it costs to say no; fails when
+// that is less, or more, than it must be.
+//
+// npm run bench:overload [-- --rounds=5 --seconds=4]
+import { parseArgs } from 'node:util'
+import { request } from 'undici'
+import { DEV_ISSUER } from '../dev/sts.ts'
+import { type Gateway, KEYS, startGateway } from '../test/gateway/harness.ts'
+import { startRedis } from '../test/redis.ts'
+import { cpuOf } from './cpu.ts'
+import type { Flood, Flooded } from './flood.ts'
+import { type Server, startServer, startWorker, type Worker } from './processes.ts'
+import { RawClient } from './raw-client.ts'
+import { Ends, median, Report } from './report.ts'
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '5' },
+    seconds: { type: 'string', default: '4' },
+  },
+})
+const ROUNDS = Number(values.rounds)
+/** Of each load of a round. */
+const SECONDS = Number(values.seconds)
+/** As many as keep the gateway busy without a queue that grows. */
+const CALLERS = 32
+/** Goodput at a multiple of the load at the peak, as a share of the peak. */
+const AIMS = [
+  { times: 2, share: 0.8 },
+  { times: 4, share: 0.6 },
+] as const
+/** CPU of an answer that says no, as a multiple of a request that bare reply-from passes on. */
+const COST_AIM = 0.25
+const COST_CALLERS = 16
+const COST_SECONDS = 1
+const RESOURCE = 'resource://bench'
+
+/** Requests a second that the gateway cannot be expected to answer. */
+const MOST = 3_000
+
+type Flooder = Worker<Flood, Flooded>
+
+const report = new Report()
+const ends = new Ends()
+try {
+  await measure()
+} finally {
+  await ends.run()
+}
+report.end()
+
+async function measure(): Promise<void> {
+  const redis = await startRedis(ends)
+  const upstream = await startServer(ends, 'streams-upstream.ts', {}, /^(\d+)$/)
+  const upstreamUrl = `http://127.0.0.1:${upstream.said}`
+  const { said: sts } = await startServer(
+    ends,
+    '../dev/sts-server.ts',
+    { PORT: '0', RESOURCE, UPSTREAM_URL: upstreamUrl, GATEWAY_STS_HMAC_KEY: KEYS.sts },
+    /(http:\S+)$/,
+  )
+  const start = (env: Record<string, string>) =>
+    startGateway(ends, {
+      CARACAL_MODE: 'stable',
+      STS_URL: sts,
+      STS_ISSUER: DEV_ISSUER,
+      REDIS_URL: redis.url,
+      GATEWAY_STS_HMAC_KEY: KEYS.sts,
+      STREAMS_HMAC_KEY: KEYS.streams,
+      AUDIT_HMAC_KEY: KEYS.audit,
+      ...env,
+    })
+  const flooder: Flooder = startWorker(ends, 'flood.ts')
+  const gateway = await start({})
+  await measureGoodput(flooder, gateway, sts)
+  await gateway.stop()
+  // Its one place is taken by a request that the upstream does not answer: everyone else hears no.
+  const full = await start({ MAX_IN_FLIGHT: '1', UPSTREAM_TIMEOUT: '10m', READ_TIMEOUT: '20m' })
+  await hold(full, sts)
+  const bare = await startServer(ends, 'bare.ts', { UPSTREAM: upstreamUrl }, /^(\d+)$/)
+  await measureCost(flooder, full, bare)
+}
+
+async function measureGoodput(flooder: Flooder, gateway: Gateway, sts: string): Promise<void> {
+  const { port } = gateway
+  const flood = (load: Partial<Flood>, count: number) =>
+    flooder.give({ port, seconds: SECONDS, mandates: { sts, resource: RESOURCE, count }, ...load })
+  const shares = AIMS.map((): number[] => [])
+  const rows = [['', 'asked/s', '200/s', '503/s', 'left', 'p50 ms', 'p99 ms', 'of peak']]
+  const row = (name: string, asked: number, flooded: Flooded, share: number) => {
+    const { perSecond, times, lost } = flooded
+    const { 200: good = 0, 503: refused = 0, ...others } = perSecond
+    const rest = Object.values(others).reduce((sum, count) => sum + count, lost)
+    rows.push([
+      name,
+      ...[asked, good, refused, rest].map(number => number.toFixed(0)),
+      ...[0.5, 0.99].map(part => (times[Math.floor(times.length * part)] ?? Number.NaN).toFixed(0)),
+      share.toFixed(2),
+    ])
+  }
+  for (let round = 0; round < ROUNDS; round++) {
+    // Those that were not spent serve again; as many as there can be in flight are on their way.
+    const mandates = Math.ceil(MOST * (SECONDS + 2)) + 4_000
+    const peak = await flood({ callers: CALLERS }, mandates)
+    const most = peak.perSecond['200'] ?? Number.NaN
+    row(`round ${round + 1}: peak`, most, peak, 1)
+    for (const [index, { times }] of AIMS.entries()) {
+      const flooded = await flood({ rate: most * times }, mandates)
+      const share = (flooded.perSecond['200'] ?? 0) / most
+      shares[index]?.push(share)
+      row(`${times} times that`, most * times, flooded, share)
+    }
+  }
+  report.section(`Goodput, ${SECONDS} s each`)
+  report.table(rows)
+  for (const [index, { times, share }] of AIMS.entries()) {
+    const lacking = 1 - median(shares[index] ?? [])
+    const name = `peak goodput that ${times} times the load takes away, median`
+    report.figure(name, lacking, 'of it', Number((1 - share).toFixed(2)))
+  }
+}
+
+/** CPU of a process for each of the answers that a flood gets from it, in microseconds. */
+async function costOf(
+  flooder: Flooder,
+  pid: number,
+  port: number,
+  status: string,
+): Promise<number> {
+  const before = await cpuOf(pid)
+  const flooded = await flooder.give({ port, callers: COST_CALLERS, seconds: COST_SECONDS })
+  const spent = (await cpuOf(pid)) - before
+  const strangers = Object.keys(flooded.perSecond).filter(other => other !== status)
+  if (strangers.length > 0) throw new Error(`answers of ${strangers.join(', ')}, not ${status}`)
+  return spent / flooded.answers
+}
+
+/** Resolves when the gateway has a request in flight that stays there. */
+async function hold(gateway: Gateway, sts: string): Promise<void> {
+  const minted = await request(`${sts}/mint`, { query: { resource: RESOURCE } })
+  const token = await minted.body.text()
+  const headers = { authorization: `Bearer ${token}`, 'x-caracal-resource': RESOURCE }
+  const held = request(`${gateway.url}/held`, { headers, headersTimeout: 0 })
+  // It ends with the gateway.
+  held.catch(() => undefined)
+  const client = new RawClient(gateway.port)
+  while ((await client.send('GET /v1/x HTTP/1.1\r\nHost: gateway\r\n\r\n')) !== 503);
+  client.close()
+}
+
+async function measureCost(flooder: Flooder, full: Gateway, bare: Server): Promise<void> {
+  const costs = { bare: new Array<number>(), refusal: new Array<number>() }
+  for (let round = 0; round <= 2 * ROUNDS; round++) {
+    const passed = await costOf(flooder, bare.child.pid ?? 0, Number(bare.said), '200')
+    const refused = await costOf(flooder, full.child.pid ?? 0, full.port, '503')
+    // The first round warms both up.
+    if (round === 0) continue
+    costs.bare.push(passed)
+    costs.refusal.push(refused)
+  }
+  report.section('CPU of an answer')
+  report.figure('bare reply-from, a request passed on', median(costs.bare), 'us')
+  report.figure('the gateway, `overloaded`', median(costs.refusal), 'us')
+  const ratios = costs.refusal.map((cost, round) => cost / (costs.bare[round] ?? Number.NaN))
+  report.figure('times bare reply-from, median of paired rounds', median(ratios), 'x', COST_AIM)
+}
