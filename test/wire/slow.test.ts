@@ -1,16 +1,9 @@
-// Slow and greedy callers, over TCP and over TLS: each is ended within its time, and harms nobody meanwhile.
+// Slow callers, over TCP and over TLS: each is ended within its time, and not before.
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import type { ServerResponse } from 'node:http'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
-import { connect as connectTls } from 'node:tls'
-import { createCertificate } from '../certificate.ts'
-import { call, type Gateway, head, startGateway, startStack, Wire } from '../gateway/harness.ts'
-import { stalled, until } from '../until.ts'
+import { head, startGateway, startStack, Wire } from '../gateway/harness.ts'
+import { until } from '../until.ts'
+import { open, pour, transports } from './slow-caller.ts'
 import { answersIn, assertRefusal } from './wire.ts'
 
 const SHORT = {
@@ -23,22 +16,7 @@ const SHORT = {
   UPSTREAM_TIMEOUT: '1s',
 }
 
-/** How many slow callers there are at once, a multiple of 20; 2,000 take longer than a run of all tests should. */
-const CROWD = Number(process.env['SLOW_CALLERS'] ?? 500)
-
-const { cert, key } = createCertificate()
-const folder = await mkdtemp(join(tmpdir(), 'gateway-slow-'))
-after(() => rm(folder, { recursive: true, force: true }))
-const files = { TLS_CERT_FILE: join(folder, 'tls.crt'), TLS_KEY_FILE: join(folder, 'tls.key') }
-await Promise.all([writeFile(files.TLS_CERT_FILE, cert), writeFile(files.TLS_KEY_FILE, key)])
-
 const stack = await startStack({ after })
-const CHUNK = Buffer.alloc(64 * 1024, 'x')
-/** Writes without an end, as long as somebody takes it. */
-function pour(response: ServerResponse): void {
-  while (!response.destroyed && response.write(CHUNK));
-  response.once('drain', () => pour(response))
-}
 /** Paths of the requests whose answer the upstream could not send to its end. */
 const broken = new Set<string>()
 stack.upstream.handler = ({ url = '' }, response, body) => {
@@ -57,22 +35,7 @@ stack.upstream.handler = ({ url = '' }, response, body) => {
   }
 }
 
-/** A new connection to a gateway, on TLS if that serves it. */
-async function open({ url, port }: Gateway): Promise<Wire> {
-  if (!url.startsWith('https')) {
-    const wire = new Wire(port)
-    await once(wire.socket, 'connect')
-    return wire
-  }
-  const socket = connectTls({ port, host: '127.0.0.1', ca: cert })
-  await once(socket, 'secureConnect')
-  return new Wire(port, socket)
-}
-
-for (const [transport, env] of [
-  ['TCP', {}],
-  ['TLS', files],
-] as const) {
+for (const { name: transport, env } of await transports({ after })) {
   describe(`over ${transport} the gateway`, { concurrency: true }, async () => {
     const gateway = await startGateway({ after }, { ...stack.env, ...SHORT, ...env })
 
@@ -193,91 +156,4 @@ for (const [transport, env] of [
       wire.close()
     })
   })
-}
-
-for (const [transport, env] of [
-  ['TCP', {}],
-  ['TLS', files],
-] as const) {
-  test(`over ${transport} the gateway serves others beside ${CROWD} slow callers`, async t => {
-    const gateway = await startGateway(
-      { after: t.after.bind(t) },
-      {
-        ...stack.env,
-        ...env,
-        READ_HEADER_TIMEOUT: '60s',
-        READ_TIMEOUT: '90s',
-        WRITE_TIMEOUT: '60s',
-        IDLE_TIMEOUT: '60s',
-      },
-    )
-    const isOfCrowd = ({ url }: { url: string }) => url.includes('/crowd-')
-    const arrived = () => stack.upstream.arrivals.filter(isOfCrowd).length - arrivedBefore
-    const arrivedBefore = stack.upstream.arrivals.filter(isOfCrowd).length
-    const crowd: Wire[] = []
-    t.after(() => {
-      for (const wire of crowd) wire.close()
-    })
-    const ask = () => call(gateway.url, '/others', { token: stack.mint() })
-    let peak = 0
-    const watching = setInterval(() => {
-      peak = Math.max(peak, residentMebibytes(gateway))
-    }, 50)
-    t.after(() => clearInterval(watching))
-
-    const waits: number[] = []
-    let asking = true
-    const others = (async () => {
-      while (asking) {
-        const askedAt = performance.now()
-        const { status } = await ask()
-        assert.equal(status, 200)
-        waits.push(performance.now() - askedAt)
-      }
-    })()
-    for (let n = 0; n < CROWD; n++) {
-      const wire = await open(gateway)
-      crowd.push(wire)
-      const [kind, path] = [n % 4, `/crowd-${n}`]
-      if (kind === 0) wire.send(head(`GET ${path}`, stack.mint()))
-      else if (kind === 1) {
-        wire.send(`${head(`POST ${path}`, stack.mint(), 'Content-Length: 1000')}\r\nabc`)
-      } else if (kind === 2) {
-        wire.send(`${head(`GET /endless${path}`, stack.mint())}\r\n`)
-        wire.socket.pause()
-      } else wire.send('GET /health HTTP/1.1\r\nHost: a\r\n\r\n')
-      // Not all at once: that would be a matter of MAX_IN_FLIGHT.
-      if (n % 20 === 19) await until(() => arrived() === (n + 1) / 2, 20_000)
-    }
-    const trickle = setInterval(() => {
-      for (const [n, wire] of crowd.entries()) {
-        if (n % 4 === 0) wire.send('X-A: b\r\n')
-        else if (n % 4 === 1) wire.send('x')
-      }
-    }, 1_000)
-    t.after(() => clearInterval(trickle))
-    // Until everything that can be buffered is.
-    await stalled(() => Math.round(peak), 20_000)
-    const before = waits.length
-    await until(() => waits.length >= before + 50, 20_000)
-    asking = false
-    await others
-    waits.sort((a, b) => a - b)
-    const median = waits[Math.floor(waits.length / 2)] ?? Infinity
-    t.diagnostic(
-      `median ${median.toFixed(1)} ms, longest ${waits.at(-1)?.toFixed(1)} ms, peak ${peak.toFixed(1)} MiB`,
-    )
-    assert.ok(median < 250, `a median of ${median} ms`)
-    // Contract section 15: 180 MiB with 200 requests in flight. Half of these callers have one; each beyond 200 may hold
-    // what three reads of its upstream hold. TLS holds more of its own for every connection.
-    const perConnection = transport === 'TLS' ? 100 : 0
-    const bound = 180 + ((CROWD / 2 - 200) * 200 + CROWD * perConnection) / 1024
-    assert.ok(peak < bound, `${peak} MiB, more than ${bound}`)
-    assert.ok(crowd.every(({ closed }) => !closed))
-  })
-}
-
-function residentMebibytes({ child }: Gateway): number {
-  const status = readFileSync(`/proc/${child.pid}/status`, 'utf8')
-  return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1]) / 1024
 }
