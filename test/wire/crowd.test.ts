@@ -29,6 +29,11 @@ stack.upstream.handler = ({ url = '' }, response, body) => {
 
 for (const { name: transport, env } of await transports({ after })) {
   test(`over ${transport} the gateway serves others beside ${CROWD} slow callers`, async t => {
+    const timers: NodeJS.Timeout[] = []
+    // Before the gateway ends, whose memory they look at.
+    t.after(() => {
+      for (const timer of timers) clearInterval(timer)
+    })
     const gateway = await startGateway(
       { after: t.after.bind(t) },
       {
@@ -49,10 +54,10 @@ for (const { name: transport, env } of await transports({ after })) {
     })
     const ask = () => call(gateway.url, '/others', { token: stack.mint() })
     let peak = 0
-    const watching = setInterval(() => {
+    const look = () => {
       peak = Math.max(peak, residentMebibytes(gateway))
-    }, 50)
-    t.after(() => clearInterval(watching))
+    }
+    timers.push(setInterval(look, 50))
 
     const waits: number[] = []
     const enough = new AbortController()
@@ -78,13 +83,13 @@ for (const { name: transport, env } of await transports({ after })) {
       // Not all at once: that would be a matter of MAX_IN_FLIGHT.
       if (n % 20 === 19) await until(() => arrived() === (n + 1) / 2, 20_000)
     }
-    const trickle = setInterval(() => {
+    const trickle = () => {
       for (const [n, wire] of crowd.entries()) {
         if (n % 4 === 0) wire.send('X-A: b\r\n')
         else if (n % 4 === 1) wire.send('x')
       }
-    }, 1_000)
-    t.after(() => clearInterval(trickle))
+    }
+    timers.push(setInterval(trickle, 1_000))
     // Until everything that can be buffered is.
     await stalled(() => Math.round(peak), 20_000)
     const before = waits.length
