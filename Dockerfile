@@ -27,4 +27,6 @@ ENV NODE_ENV=production
 WORKDIR /app
 USER 65532:65532
 EXPOSE 8081
+# For an engine that is told nothing else; an orchestrator has probes of its own.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["/healthcheck"]
 ENTRYPOINT ["/usr/local/bin/gateway"]

@@ -81,22 +81,24 @@ function requestWith(headers: string): string {
   return `GET /v1/x HTTP/1.1\r\nHost: gateway\r\n${headers}\r\n`
 }
 
+/** What was minted and not spent yet: all floods of a process present mandates of one STS. */
+const minted: string[] = []
+
 async function mint({ sts, resource, count }: NonNullable<Flood['mandates']>): Promise<string[]> {
   const pool = new Pool(sts, { connections: MINTERS })
   const path = `/mint?${new URLSearchParams({ resource }).toString()}`
-  const requests: string[] = []
   const minter = async () => {
-    while (requests.length < count) {
+    while (minted.length < count) {
       const { body } = await pool.request({ path, method: 'GET' })
       const token = await body.text()
-      requests.push(
+      minted.push(
         requestWith(`Authorization: Bearer ${token}\r\nX-Caracal-Resource: ${resource}\r\n`),
       )
     }
   }
   await Promise.all(Array.from({ length: MINTERS }, minter))
   await pool.close()
-  return requests
+  return minted
 }
 
 process.on('message', (message: Flood) => {

@@ -137,12 +137,14 @@ export function interruptedEvent(facts: RequestFacts, route: RequestRoute): Evid
 /**
  * The event of a denial after the signature was verified and before the exchange.
  *
+ * @param wouldDeny the check that an observed resource would have failed before
  * @param revocation what ended the request while it was in flight
  */
 export function deniedEvent(
   facts: RequestFacts,
   check: string,
   status: number,
+  wouldDeny?: string,
   revocation?: RevocationReceipt,
 ): EvidenceEvent {
   return {
@@ -155,6 +157,7 @@ export function deniedEvent(
       reason: check,
       ...requestMetadata(facts),
       gateway_status: status,
+      would_deny: wouldDeny,
       ...revocationMetadata(revocation),
     },
   }

@@ -61,7 +61,8 @@ async function evidence(app: FastifyInstance): Promise<void> {
     } else if (denial?.check === 'replayed') {
       app.audit.record(replayEvent(facts, mandate.jti))
     } else if (denial !== undefined) {
-      app.audit.record(deniedEvent(facts, denial.check, denial.statusCode, revocation))
+      const { check, statusCode } = denial
+      app.audit.record(deniedEvent(facts, check, statusCode, passage.wouldDeny, revocation))
     }
   }
 

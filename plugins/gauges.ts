@@ -14,6 +14,9 @@ export interface LastSeen {
 
 async function gauges(app: FastifyInstance, { lastSeen }: { lastSeen: LastSeen }): Promise<void> {
   const { meters, sts, audit, revocations, bindings, database, overload, liveRequests } = app
+  meters.gauge('ready', 'Whether /ready answers 200', () =>
+    Number(app.readiness.reason() === undefined),
+  )
   meters.gauge(
     'sts_exchange_latency_ms',
     'Duration of the last exchange',
@@ -88,5 +91,6 @@ export default fp(gauges, {
     'database',
     'overload',
     'live-requests',
+    'readiness',
   ],
 })

@@ -1,8 +1,10 @@
 // Guarantees that what operators read of the configuration is what the schema says: writes
-// `.env.example` and `docs/configuration.md` from it. `test/docs.test.ts` fails when they differ.
+// `.env.example` and `docs/configuration.md` from it, and what the Helm chart repeats. `test/docs.test.ts` and
+// `test/deploy/chart.test.ts` fail when they differ.
 
 import { writeFileSync } from 'node:fs'
 import { type About, SECRETS, SECTIONS, UNSUPPORTED } from '../config.ts'
+import { chartFiles } from './chart.ts'
 
 const WIDTH = 100
 
@@ -110,4 +112,5 @@ function comment(text: string): string[] {
 if (import.meta.main) {
   writeFileSync(new URL('../.env.example', import.meta.url), renderEnvExample())
   writeFileSync(new URL('../docs/configuration.md', import.meta.url), renderConfigurationDoc())
+  for (const { file, text } of chartFiles()) writeFileSync(file, text)
 }

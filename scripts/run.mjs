@@ -13,6 +13,7 @@ const OLDEST_NODE = [24, 12]
 const PARENT_CHECK_INTERVAL = 200
 const TEST = ['--test', '--test-concurrency=2', '--test-timeout=120000']
 const TESTS = 'test/**/*.test.ts'
+const DEPLOY_CHECKS = 'test/deploy/*.check.ts'
 const ENV_FILE = '--env-file-if-exists=.env'
 const COVER = ['--experimental-test-coverage', '--test-coverage-exclude=test/**']
 
@@ -61,31 +62,32 @@ const TASKS = {
     tool('biome', 'format', '--write')
   },
   docs: () => node('scripts/docs.ts'),
-  'bench:audit': () => {
-    ensureServers()
-    buildIfStale()
-    node('bench/audit.ts', ...process.argv.slice(3))
-  },
-  'bench:overload': () => {
-    ensureServers()
-    buildIfStale()
-    node('bench/overload.ts', ...process.argv.slice(3))
-  },
-  'bench:revocation': () => {
-    ensureServers()
-    buildIfStale()
-    node('--expose-gc', 'bench/revocation.ts', ...process.argv.slice(3))
-  },
+  'bench:audit': () => bench('audit'),
+  'bench:overload': () => bench('overload'),
+  'bench:revocation': () => bench('revocation', '--expose-gc'),
+  'bench:start': () => bench('start'),
   cover: () => {
     ensureServers()
     build()
     node(...TEST, ...COVER, TESTS)
   },
   verify,
+  'test:deploy': async () => {
+    const { ensureDeployTools } = await import('./deploy-tools.mjs')
+    const missing = ensureDeployTools(join(ROOT, '.cache', 'deploy-tools'), say)
+    if (missing.length > 0) fail(`test:deploy lacks programs:\n  ${missing.join('\n  ')}`)
+    node('--test', '--test-timeout=300000', DEPLOY_CHECKS)
+  },
   test: () => {
     ensureServers()
     verify()
   },
+}
+
+function bench(name, ...flags) {
+  ensureServers()
+  buildIfStale()
+  node(...flags, `bench/${name}.ts`, ...process.argv.slice(3))
 }
 
 function verify() {

@@ -3,7 +3,8 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { cpSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer, type RequestListener, type Server } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { tmpdir } from 'node:os'
@@ -28,8 +29,8 @@ function place(t: TestContext, script: string, serverModule?: string): string {
   return join(folder, script)
 }
 
-async function run(script: string, env: NodeJS.ProcessEnv) {
-  const child: ChildProcess = spawn(process.execPath, [script], { env })
+async function run(script: string, env: NodeJS.ProcessEnv, ...args: string[]) {
+  const child: ChildProcess = spawn(process.execPath, [script, ...args], { env })
   let stdout = ''
   let stderr = ''
   child.stdout?.on('data', chunk => (stdout += chunk))
@@ -164,6 +165,7 @@ test('the image starts the gateway without a shell and as nobody', () => {
     'EXPOSE 8081',
     'ENV NODE_ENV=production',
     'ENTRYPOINT ["/usr/local/bin/gateway"]',
+    'HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["/healthcheck"]',
   ]) {
     assert.ok(final.includes(line), line)
   }
@@ -174,14 +176,23 @@ test('the image starts the gateway without a shell and as nobody', () => {
   assert.match(final.join('\n'), /chownSync\(dir, 65532, 65532\); fs\.chmodSync\(dir, 0o750\)/)
 })
 
-test('the image is built from all that the build compiles', () => {
+test('the image is built from what the build context holds, and that is enough', async t => {
+  const context = mkdtempSync(join(tmpdir(), 'caracal-context-'))
+  t.after(() => rmSync(context, { recursive: true }))
   const allowed = read('.dockerignore')
     .split('\n')
     .filter(line => line.startsWith('!'))
-    .map(line => line.slice(1))
-  const { include } = JSON.parse(read('tsconfig.build.json'))
-  for (const path of [...include, 'package.json', 'package-lock.json', '.npmrc']) {
-    assert.ok(allowed.includes(path), path)
+    .flatMap(line => globSync(line.slice(1), { cwd: ROOT }))
+  for (const path of allowed) cpSync(join(ROOT, path), join(context, path), { recursive: true })
+  symlinkSync(join(ROOT, 'node_modules'), join(context, 'node_modules'))
+  const { PATH, HOME } = process.env
+  const result = await run(join(context, 'scripts/run.mjs'), { PATH, HOME }, 'build')
+  assert.equal(result.status, 0, result.stdout + result.stderr)
+  for (const file of ['server.js', 'app.js', 'cli/index.js', 'dev/sts-server.js']) {
+    assert.ok(statSync(join(context, 'dist', file)).isFile(), file)
+  }
+  for (const path of ['package-lock.json', '.npmrc', 'deploy/container/healthcheck']) {
+    assert.ok(statSync(join(context, path)).isFile(), path)
   }
 })
 

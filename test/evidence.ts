@@ -39,7 +39,7 @@ const MEMBERS: Readonly<Record<string, readonly [always: string[], sometimes: st
   ],
   gateway_request_denied: [
     ['reason', ...WHO, 'gateway_status'],
-    ['subject_kind', ...ANCHORS, ...CUT],
+    ['subject_kind', 'would_deny', ...ANCHORS, ...CUT],
   ],
   replay_detected: [['jti', 'resource', 'client_id', 'subject_fp', 'request_id'], ANCHORS],
 }

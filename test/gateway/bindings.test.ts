@@ -9,10 +9,12 @@ import { until } from '../until.ts'
 import {
   type CallOptions,
   call,
+  head,
   RESOURCE,
   type Stack,
   startGateway,
   startStack,
+  Wire,
   ZONE,
 } from './harness.ts'
 import { assertRefusal, metricsOf, risen } from './refusal.ts'
@@ -226,6 +228,19 @@ describe('the gateway', () => {
       assert.equal(event?.evaluation_status, 'executed')
       assert.equal(event?.metadata_json['would_deny'], check)
     }
+  })
+
+  test('tells it of what a later check refuses as well', async () => {
+    const wire = new Wire(stack.gateway.port)
+    const token = stack.mint({ target: [OBSERVED] })
+    const framing = ['X-Request-Id: observed-1', `Content-Length: ${11 * 1024 * 1024}`]
+    const request = head('PUT /v1/secrets', token, ...framing).replace(RESOURCE, OBSERVED)
+    wire.send(`${request}\r\n`)
+    await wire.receives(/^HTTP\/1\.1 413 /)
+    wire.close()
+    const [event] = await stack.eventsOf('observed-1')
+    assert.equal(event?.evaluation_status, 'request_too_large')
+    assert.equal(event.metadata_json['would_deny'], 'undeclared_operation')
   })
 
   test('takes the patience with a silent upstream from the resource', async t => {

@@ -186,7 +186,13 @@ describe('deniedEvent', () => {
   })
 
   it('is a receipt when a revocation ended the request before the exchange was through', () => {
-    const { metadata_json: metadata } = deniedEvent(facts, 'revoked', 401, receipt(1_000))
+    const { metadata_json: metadata } = deniedEvent(
+      facts,
+      'revoked',
+      401,
+      'missing_scope',
+      receipt(1_000),
+    )
     assert.equal(metadata['revoked_anchor'], 'root_sid')
     assert.equal(metadata['revocation_latency_ms'], 42)
   })
