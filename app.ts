@@ -13,6 +13,7 @@ import audit from './plugins/audit/index.ts'
 import bindings from './plugins/bindings.ts'
 import bindingsFile from './plugins/bindings-file.ts'
 import bindingsTable from './plugins/bindings-table.ts'
+import certificate from './plugins/certificate.ts'
 import connections from './plugins/connections.ts'
 import database from './plugins/database.ts'
 import egress from './plugins/egress.ts'
@@ -79,7 +80,10 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     maxInFlight: config.maxInFlight,
     maxEventLoopDelay: config.maxEventLoopDelay,
   })
-  await app.register(connections)
+  await app.register(connections, { writeTimeout: config.writeTimeout })
+  if (config.tlsCertFile !== undefined && config.tlsKeyFile !== undefined) {
+    await app.register(certificate, { cert: config.tlsCertFile, key: config.tlsKeyFile })
+  }
 
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
@@ -116,18 +120,23 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   })
   await app.register(evidence)
   await app.register(liveRequests)
+  const stsTls = {
+    ca: pem(config.stsCaFile),
+    cert: pem(config.stsCertFile),
+    key: pem(config.stsKeyFile),
+  }
   await app.register(jwks, {
     stsUrl: config.stsUrl,
     timeout: config.stsTimeout,
     issuer: config.stsIssuer,
-    ca: pem(config.stsCaFile),
+    ...stsTls,
     onFetch: reason => meters.keysFetched(reason),
   })
   await app.register(sts, {
     url: config.stsUrl,
     timeout: config.stsTimeout,
     hmacKey: config.gatewayStsHmacKey?.reveal(),
-    ca: pem(config.stsCaFile),
+    ...stsTls,
     onCircuitOpen: () => meters.count('sts_circuit_opened'),
     onExchange: (milliseconds, result) => {
       lastSeen.exchangeLatency = milliseconds

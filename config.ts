@@ -2,13 +2,13 @@
 // told at once by the variable's name, and that no variable's text appears in a problem: whatever an
 // operator pastes into the wrong place stays out of the log.
 
-import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import envSchema, { type EnvSchemaOpt } from 'env-schema'
 import { parseDatabaseUrl } from './lib/database-url.ts'
 import { formatDuration, parseDuration } from './lib/duration.ts'
 import { isFieldName, isFieldValue } from './lib/headers.ts'
+import { keyPairProblems, readCertificates } from './lib/key-pair.ts'
 import { parseKeyValues } from './lib/key-values.ts'
 import { parseRedisUrl, REDIS_URL_FORMS } from './lib/redis-url.ts'
 import { Secret } from './lib/secret.ts'
@@ -150,7 +150,7 @@ const service = {
   }),
   TLS_CERT_FILE: optional('file', {
     description:
-      'PEM certificate chain to serve TLS with, the leaf first. Goes together with `TLS_KEY_FILE`.',
+      'PEM certificate chain to serve TLS 1.2 and 1.3 with, the leaf first. Goes together with `TLS_KEY_FILE`. Both are read again when they change; a pair that is not sound leaves the last good one (`docs/tls.md`).',
   }),
   TLS_KEY_FILE: optional('file', {
     description: 'PEM private key of `TLS_CERT_FILE`, not encrypted.',
@@ -196,6 +196,11 @@ const client = {
     description:
       'Longest time from the first byte of a request to the end of its body. Must exceed the sum of `STS_TIMEOUT` and `UPSTREAM_TIMEOUT`.',
   }),
+  WRITE_TIMEOUT: variable('timeout', {
+    default: '60s',
+    description:
+      'Longest time for which a caller may take no byte of an answer while some wait for it. Then its connection is broken off, and the request to the upstream with it.',
+  }),
   IDLE_TIMEOUT: variable('timeout', {
     default: '120s',
     description: 'How long a kept-alive connection may stay without a request.',
@@ -216,7 +221,15 @@ const sts = {
     description: 'Longest time for an exchange or a fetch of signing keys.',
   }),
   STS_CA_FILE: optional('file', {
-    description: 'PEM certificates of a private CA that is trusted for the STS too.',
+    description:
+      'PEM certificates of the only authorities that are trusted for the STS. Unset: those that Node.js trusts. Read at start alone.',
+  }),
+  STS_CERT_FILE: optional('file', {
+    description:
+      'PEM certificate chain that the gateway shows to the STS, the leaf first. Goes together with `STS_KEY_FILE` and an `https` `STS_URL`. Read at start alone.',
+  }),
+  STS_KEY_FILE: optional('file', {
+    description: 'PEM private key of `STS_CERT_FILE`, not encrypted.',
   }),
   GATEWAY_STS_HMAC_KEY: optional('hmacKey', {
     requiredIn: PUBLISHED,
@@ -253,7 +266,8 @@ const upstream = {
     description: 'Private networks that are called although `UPSTREAM_PRIVATE_NETWORKS` is `deny`.',
   }),
   UPSTREAM_CA_FILE: optional('file', {
-    description: 'PEM certificates of a private CA that is trusted for upstreams too.',
+    description:
+      'PEM certificates of a private CA that is trusted for upstreams too. Read at start alone.',
   }),
   BINDINGS_FILE: optional('file', {
     description:
@@ -268,7 +282,8 @@ const redis = {
       '`redis://[user:password@]host[:6379][/database]` for one Redis server, `redis+sentinel://[user:password@]host[:26379],host/name[/database]` for the master that sentinels know by that name, `redis+cluster://[user:password@]host[:6379],host` for a cluster; `rediss` instead of `redis` for TLS, to the sentinels too. Sentinels that ask for a password of their own get it from `?sentinelPassword=` (and `?sentinelUsername=`). Credentials are percent-encoded. Unset in `dev`: a store inside the process, which forgets and shares nothing.',
   }),
   REDIS_CA_FILE: optional('file', {
-    description: 'PEM certificates of a private CA that is trusted for Redis too.',
+    description:
+      'PEM certificates of the only authorities that are trusted for Redis. Unset: those that Node.js trusts. Read at start alone.',
   }),
   REDIS_DIAL_TIMEOUT: variable('timeout', {
     default: '5s',
@@ -399,10 +414,6 @@ const withoutEffect = {
   INSECURE_HTTP: optional('text', {
     description: '`true`, `1` or `yes` stops the start in `rc` and `stable`.',
   }),
-  WRITE_TIMEOUT: variable('timeout', {
-    default: '60s',
-    description: 'Its form is checked; not enforced by this version.',
-  }),
   REDIS_WRITE_TIMEOUT: optional('timeout', {
     description: 'Its form is checked; `REDIS_READ_TIMEOUT` covers a command from end to end.',
   }),
@@ -477,8 +488,6 @@ export const SECRETS: readonly string[] = Object.entries<Entry>(schema.propertie
 export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
   GATEWAY_PLUGINS: undefined,
   WORKERS: '1',
-  STS_CERT_FILE: undefined,
-  STS_KEY_FILE: undefined,
 }
 
 /** `AUDIT_REPLAY_DIR` where there has to be one. */
@@ -514,6 +523,8 @@ export interface Config {
   readonly readHeaderTimeout: number
   /** `READ_TIMEOUT`, milliseconds; exceeds `stsTimeout + upstreamTimeout`. */
   readonly readTimeout: number
+  /** `WRITE_TIMEOUT`, milliseconds. */
+  readonly writeTimeout: number
   /** `IDLE_TIMEOUT`, milliseconds. */
   readonly idleTimeout: number
   /** `STS_URL`: without a slash at its end. */
@@ -524,6 +535,10 @@ export interface Config {
   readonly stsTimeout: number
   /** `STS_CA_FILE`: path of PEM certificates. */
   readonly stsCaFile?: string | undefined
+  /** `STS_CERT_FILE`: path; present when `stsKeyFile` is. */
+  readonly stsCertFile?: string | undefined
+  /** `STS_KEY_FILE`: path; present when `stsCertFile` is. */
+  readonly stsKeyFile?: string | undefined
   /** `GATEWAY_STS_HMAC_KEY`, hex. */
   readonly gatewayStsHmacKey?: Secret | undefined
   /** `MANDATE_USES`: accepted values of the `use` claim, none twice. */
@@ -639,11 +654,14 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     shutdownTimeout: env.SHUTDOWN_TIMEOUT,
     readHeaderTimeout: env.READ_HEADER_TIMEOUT,
     readTimeout: env.READ_TIMEOUT,
+    writeTimeout: env.WRITE_TIMEOUT,
     idleTimeout: env.IDLE_TIMEOUT,
     stsUrl: env.STS_URL,
     stsIssuer: env.STS_ISSUER,
     stsTimeout: env.STS_TIMEOUT,
     stsCaFile: env.STS_CA_FILE,
+    stsCertFile: env.STS_CERT_FILE,
+    stsKeyFile: env.STS_KEY_FILE,
     gatewayStsHmacKey: env.GATEWAY_STS_HMAC_KEY,
     mandateUses: env.MANDATE_USES,
     upstreamTimeout: env.UPSTREAM_TIMEOUT,
@@ -944,7 +962,11 @@ function checkRules(env: Env, report: Report): void {
       report.add('AUDIT_DURABILITY', 'needs AUDIT_REPLAY_DIR; set that, or unset this')
     }
   }
-  checkTlsPair(env, report)
+  checkKeyPair('TLS', env, report)
+  checkKeyPair('STS', env, report)
+  if (env.STS_CERT_FILE && env.STS_URL?.startsWith('http:') && !report.has('STS_CERT_FILE')) {
+    report.add('STS_CERT_FILE', 'needs an https STS_URL; set that, or unset this')
+  }
   checkCaFile('STS_CA_FILE', env, report)
   checkCaFile('UPSTREAM_CA_FILE', env, report)
   checkCaFile('REDIS_CA_FILE', env, report)
@@ -991,33 +1013,25 @@ function checkPublished(env: Env, report: Report): void {
   }
 }
 
-function checkTlsPair(env: Env, report: Report): void {
-  if (env.TLS_CERT_FILE && !env.TLS_KEY_FILE) {
-    report.add('TLS_KEY_FILE', 'is required together with TLS_CERT_FILE; set both or neither')
+function checkKeyPair(side: 'TLS' | 'STS', env: Env, report: Report): void {
+  const [certName, keyName] = [`${side}_CERT_FILE`, `${side}_KEY_FILE`] as const
+  if (env[certName] && !env[keyName]) {
+    report.add(keyName, `is required together with ${certName}; set both or neither`)
   }
-  if (env.TLS_KEY_FILE && !env.TLS_CERT_FILE) {
-    report.add('TLS_CERT_FILE', 'is required together with TLS_KEY_FILE; set both or neither')
+  if (env[keyName] && !env[certName]) {
+    report.add(certName, `is required together with ${keyName}; set both or neither`)
   }
-  const certificatePem = readNamedFile('TLS_CERT_FILE', env, report)
-  const keyPem = readNamedFile('TLS_KEY_FILE', env, report)
-  const leaf = certificatePem && readCertificates(certificatePem)?.[0]
-  if (certificatePem !== undefined && !leaf) {
-    report.add('TLS_CERT_FILE', 'must name a file of PEM certificates, the leaf first')
-  }
-  const key = keyPem && readPrivateKey(keyPem)
-  if (keyPem !== undefined && !key) {
-    report.add('TLS_KEY_FILE', 'must name a file with a PEM private key that is not encrypted')
-  }
-  if (leaf && key && !leaf.checkPrivateKey(key)) {
-    report.add('TLS_KEY_FILE', 'must be the key of the first certificate in TLS_CERT_FILE')
+  const cert = readNamedFile(certName, env, report)
+  const key = readNamedFile(keyName, env, report)
+  for (const { of, rule } of keyPairProblems(cert, key)) {
+    report.add(of === 'cert' ? certName : keyName, rule)
   }
 }
 
 /** The content of the file that a variable names; `undefined`, and a problem, if it has none. */
 function readNamedFile(
   name:
-    | 'TLS_CERT_FILE'
-    | 'TLS_KEY_FILE'
+    | `${'TLS' | 'STS'}_${'CERT' | 'KEY'}_FILE`
     | `${'STS' | 'UPSTREAM' | 'REDIS'}_CA_FILE`
     | 'BINDINGS_FILE',
   env: Env,
@@ -1034,28 +1048,6 @@ function readFile(path: string, fail: (rule: string) => void): string | undefine
     // The code alone: the message holds the path, and the path may be a secret set by mistake.
     const code = error instanceof Error && 'code' in error ? ` (${String(error.code)})` : ''
     fail(`names a file that cannot be read${code}; name one that the gateway may read`)
-    return undefined
-  }
-}
-
-const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g
-
-function readCertificates(pem: string): X509Certificate[] | undefined {
-  try {
-    const certificates = pem.match(CERTIFICATE)?.map(block => new X509Certificate(block))
-    // A block that is cut short would be passed over in silence.
-    return certificates?.length === pem.split('-----BEGIN CERTIFICATE-----').length - 1
-      ? certificates
-      : undefined
-  } catch {
-    return undefined
-  }
-}
-
-function readPrivateKey(pem: string) {
-  try {
-    return createPrivateKey(pem)
-  } catch {
     return undefined
   }
 }

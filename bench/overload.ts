@@ -1,12 +1,12 @@
-// Measures what the gateway still does when more is asked of it than it can do, and what it costs to say no; fails when
-// that is less, or more, than it must be.
+// Measures what a core and a Redis carry, what the gateway still does when more is asked of it than it can do, and what it
+// costs to say no; fails when that is less, or more, than it must be.
 //
 // npm run bench:overload [-- --rounds=5 --seconds=4]
 import { parseArgs } from 'node:util'
 import { request } from 'undici'
 import { DEV_ISSUER } from '../dev/sts.ts'
 import { type Gateway, KEYS, startGateway } from '../test/gateway/harness.ts'
-import { startRedis } from '../test/redis.ts'
+import { startRedis, type TestRedis } from '../test/redis.ts'
 import { cpuOf } from './cpu.ts'
 import type { Flood, Flooded } from './flood.ts'
 import { type Server, startServer, startWorker, type Worker } from './processes.ts'
@@ -71,14 +71,60 @@ async function measure(): Promise<void> {
       ...env,
     })
   const flooder: Flooder = startWorker(ends, 'flood.ts')
+  const bare = await startServer(ends, 'bare.ts', { UPSTREAM: upstreamUrl }, /^(\d+)$/)
   const gateway = await start({})
+  await measureShares(flooder, { gateway, bare, redis, sts })
   await measureGoodput(flooder, gateway, sts)
   await gateway.stop()
   // Its one place is taken by a request that the upstream does not answer: everyone else hears no.
   const full = await start({ MAX_IN_FLIGHT: '1', UPSTREAM_TIMEOUT: '10m', READ_TIMEOUT: '20m' })
   await hold(full, sts)
-  const bare = await startServer(ends, 'bare.ts', { UPSTREAM: upstreamUrl }, /^(\d+)$/)
   await measureCost(flooder, full, bare)
+}
+
+interface Parts {
+  readonly gateway: Gateway
+  readonly bare: Server
+  readonly redis: TestRedis
+  readonly sts: string
+}
+
+/** What one core carries of governed requests, and what they ask of Redis. */
+async function measureShares(flooder: Flooder, { gateway, bare, redis, sts }: Parts) {
+  const load = { callers: CALLERS, seconds: SECONDS }
+  const shares = { cpu: new Array<number>(), rate: new Array<number>(), redis: new Array<number>() }
+  let bytes = Number.NaN
+  for (let round = 0; round <= ROUNDS; round++) {
+    const mandates = { sts, resource: RESOURCE, count: MOST * (SECONDS + 2) }
+    const [own, others] = [gateway.child.pid ?? 0, redis.pid]
+    const before = await Promise.all([cpuOf(own), cpuOf(others), memoryOf(redis)])
+    const governed = await flooder.give({ port: gateway.port, mandates, ...load })
+    const after = await Promise.all([cpuOf(own), cpuOf(others), memoryOf(redis)])
+    const [spent, asked, kept] = after.map(
+      (figure, n) => (figure - (before[n] ?? 0)) / governed.answers,
+    )
+    const plainBefore = await cpuOf(bare.child.pid ?? 0)
+    const plain = await flooder.give({ port: Number(bare.said), ...load })
+    const plainSpent = ((await cpuOf(bare.child.pid ?? 0)) - plainBefore) / plain.answers
+    // The first round warms both up.
+    if (round === 0 || spent === undefined || asked === undefined) continue
+    shares.cpu.push(spent / plainSpent)
+    shares.rate.push((governed.perSecond['200'] ?? 0) / (plain.perSecond['200'] ?? Number.NaN))
+    shares.redis.push(asked / spent)
+    bytes = kept ?? Number.NaN
+  }
+  report.section(
+    `A governed request, ${CALLERS} callers, ${ROUNDS} rounds of ${SECONDS} s, medians`,
+  )
+  report.figure('its CPU, times that of bare reply-from', median(shares.cpu), 'x')
+  report.figure('requests a second, share of bare reply-from’s', median(shares.rate), 'x')
+  report.figure('CPU of Redis, share of the gateway’s', median(shares.redis), 'x')
+  report.figure('memory of Redis, its spent id and its evidence', bytes, 'bytes')
+}
+
+async function memoryOf(redis: TestRedis): Promise<number> {
+  const text = String(await redis.command('INFO', 'memory'))
+  return Number(/used_memory:(\d+)/.exec(text)?.[1])
 }
 
 async function measureGoodput(flooder: Flooder, gateway: Gateway, sts: string): Promise<void> {

@@ -126,11 +126,14 @@ describe('loadConfig: what is required', () => {
         shutdownTimeout: 15_000,
         readHeaderTimeout: 5000,
         readTimeout: 45_000,
+        writeTimeout: 60_000,
         idleTimeout: 120_000,
         stsUrl: 'http://127.0.0.1:8080',
         stsIssuer: undefined,
         stsTimeout: 5000,
         stsCaFile: undefined,
+        stsCertFile: undefined,
+        stsKeyFile: undefined,
         gatewayStsHmacKey: undefined,
         mandateUses: ['gateway'],
         upstreamTimeout: 30_000,
@@ -220,7 +223,7 @@ describe('loadConfig: what is required', () => {
 
   it('carries every variable that acts into the configuration', () => {
     const withoutEffect =
-      /^(?:INSECURE_|WRITE_|REDIS_(?:WRITE|POOL|MIN)|DB_HEALTH|OTEL_EXPORTER_OTLP_PROTOCOL)/
+      /^(?:INSECURE_|REDIS_(?:WRITE|POOL|MIN)|DB_HEALTH|OTEL_EXPORTER_OTLP_PROTOCOL)/
     const config = loadConfig(DEV)
     for (const name of Object.keys(schema.properties)) {
       const member = name
@@ -499,7 +502,7 @@ describe('loadConfig: each variable', () => {
     ['DB_MAX_CONN_IDLE', 'dbMaxConnIdle'],
     ['SHUTDOWN_TIMEOUT', 'shutdownTimeout'],
     ['MAX_EVENT_LOOP_DELAY', 'maxEventLoopDelay'],
-    ['WRITE_TIMEOUT', undefined],
+    ['WRITE_TIMEOUT', 'writeTimeout'],
     ['REDIS_WRITE_TIMEOUT', undefined],
   ]
   for (const [name, member] of timeouts) {
@@ -851,34 +854,55 @@ describe('loadConfig: files', () => {
     })
   }
 
-  const tls: [string | undefined, string | undefined, string[]][] = [
+  // Certificate, key, and which of the two is refused.
+  const pairs: [string | undefined, string | undefined, ('CERT' | 'KEY')[]][] = [
     [undefined, undefined, []],
     [CERT_FILE, KEY_FILE, []],
     [BUNDLE_FILE, KEY_FILE, []],
-    [CERT_FILE, undefined, ['TLS_KEY_FILE']],
-    [undefined, KEY_FILE, ['TLS_CERT_FILE']],
-    [MISSING, KEY_FILE, ['TLS_CERT_FILE']],
-    [CERT_FILE, MISSING, ['TLS_KEY_FILE']],
-    [MISSING, MISSING, ['TLS_CERT_FILE', 'TLS_KEY_FILE']],
-    [MISSING, undefined, ['TLS_KEY_FILE', 'TLS_CERT_FILE']],
-    [directory, KEY_FILE, ['TLS_CERT_FILE']],
-    [EMPTY_FILE, KEY_FILE, ['TLS_CERT_FILE']],
-    [JUNK_FILE, JUNK_FILE, ['TLS_CERT_FILE', 'TLS_KEY_FILE']],
-    [KEY_FILE, CERT_FILE, ['TLS_CERT_FILE', 'TLS_KEY_FILE']],
-    [CERT_FILE, EMPTY_FILE, ['TLS_KEY_FILE']],
-    [CERT_FILE, ENCRYPTED_KEY_FILE, ['TLS_KEY_FILE']],
-    [CERT_FILE, OTHER_KEY_FILE, ['TLS_KEY_FILE']],
-    [CUT_FILE, KEY_FILE, ['TLS_CERT_FILE']],
+    [CERT_FILE, undefined, ['KEY']],
+    [undefined, KEY_FILE, ['CERT']],
+    [MISSING, KEY_FILE, ['CERT']],
+    [CERT_FILE, MISSING, ['KEY']],
+    [MISSING, MISSING, ['CERT', 'KEY']],
+    [MISSING, undefined, ['KEY', 'CERT']],
+    [directory, KEY_FILE, ['CERT']],
+    [EMPTY_FILE, KEY_FILE, ['CERT']],
+    [JUNK_FILE, JUNK_FILE, ['CERT', 'KEY']],
+    [KEY_FILE, CERT_FILE, ['CERT', 'KEY']],
+    [CERT_FILE, EMPTY_FILE, ['KEY']],
+    [CERT_FILE, ENCRYPTED_KEY_FILE, ['KEY']],
+    [CERT_FILE, OTHER_KEY_FILE, ['KEY']],
+    [CUT_FILE, KEY_FILE, ['CERT']],
   ]
-  for (const [index, [certificate, key, expected]] of tls.entries()) {
-    it(`judges TLS pair ${index + 1}: ${expected.join(', ') || 'fine'}`, () => {
-      const env = { ...DEV, TLS_CERT_FILE: certificate, TLS_KEY_FILE: key }
-      assert.deepEqual(refused(env), expected)
-      if (expected.length > 0) return
-      const { tlsCertFile, tlsKeyFile } = loadConfig(env)
-      assert.deepEqual([tlsCertFile, tlsKeyFile], [certificate, key])
-    })
+  for (const side of ['TLS', 'STS'] as const) {
+    for (const [index, [certificate, key, expected]] of pairs.entries()) {
+      it(`judges ${side} pair ${index + 1}: ${expected.join(', ') || 'fine'}`, () => {
+        const env = {
+          ...DEV,
+          STS_URL: 'https://sts.example.com',
+          [`${side}_CERT_FILE`]: certificate,
+          [`${side}_KEY_FILE`]: key,
+        }
+        assert.deepEqual(
+          refused(env),
+          expected.map(what => `${side}_${what}_FILE`),
+        )
+        if (expected.length > 0) return
+        const { tlsCertFile, tlsKeyFile, stsCertFile, stsKeyFile } = loadConfig(env)
+        const [cert, keyFile] =
+          side === 'TLS' ? [tlsCertFile, tlsKeyFile] : [stsCertFile, stsKeyFile]
+        assert.deepEqual([cert, keyFile], [certificate, key])
+      })
+    }
   }
+
+  it('wants an https STS_URL for STS_CERT_FILE', () => {
+    const env = { ...DEV, STS_CERT_FILE: CERT_FILE, STS_KEY_FILE: KEY_FILE }
+    assert.deepEqual(problems({ ...env, STS_URL: 'http://sts:8080' }), [
+      'STS_CERT_FILE needs an https STS_URL; set that, or unset this',
+    ])
+    assert.deepEqual(problems({ ...env, STS_URL: 'https://sts:8080' }), [])
+  })
 
   for (const [name, member] of [
     ['STS_CA_FILE', 'stsCaFile'],

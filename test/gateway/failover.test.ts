@@ -4,11 +4,13 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { before, describe, test } from 'node:test'
 import { setTimeout as pause } from 'node:timers/promises'
+import { lastFirst } from '../cleanup.ts'
 import { startCluster } from '../cluster.ts'
 import type { TestRedis } from '../redis.ts'
 import { startSentinel, type TestSentinel } from '../sentinel.ts'
 import { until } from '../until.ts'
 import { type Answer, call, type Stack, startStack } from './harness.ts'
+import { assertAccounted, Load, PATIENT, work } from './load.ts'
 import { revoke, suiteCleanup } from './support.ts'
 
 const ENV = { REDIS_READ_TIMEOUT: '1s' }
@@ -108,6 +110,48 @@ describe('the gateway behind sentinels', () => {
     })
   })
 })
+
+test(
+  'the gateway loses no evidence and admits no mandate twice, if the new master has what the old one acknowledged',
+  lastFirst(async t => {
+    const sentinel = await startSentinel(t)
+    const env = { ...ENV, ...PATIENT, REDIS_URL: sentinel.url }
+    const stack = await startStack(t, { env })
+    work(stack)
+    const load = new Load(stack)
+    await load.more('200', 100)
+    const master = await sentinel.master()
+    const [first, second] = sentinel.servers
+    const replica = master === first ? second : first
+
+    // Whatever the gateway will read of the master's answers, the replica has: Redis keeps its promise.
+    stack.gateway.child.kill('SIGSTOP')
+    let offset: string | undefined
+    await until(async () => {
+      const before = offset
+      await pause(100)
+      const text = String(await master.command('INFO', 'replication'))
+      offset = /master_repl_offset:(\d+)/.exec(text)?.[1]
+      return offset !== undefined && offset === before
+    }, 20_000)
+    await sentinel.follows(replica)
+    const mandates = stack.sts.exchanges.map(({ fields }) => fields['subject_token'] ?? '')
+    await master.stop()
+    stack.gateway.child.kill('SIGCONT')
+    await sentinel.promoted(replica)
+    await load.more('200', 100)
+    await load.stop()
+    await assertAccounted(t, { ...stack, redis: replica }, { loads: [load] })
+
+    const reached = stack.upstream.arrivals.length
+    for (const token of mandates.slice(-50)) {
+      const answer = await call(stack.gateway.url, '/v1/invoices', { token })
+      assert.equal(describes(answer), '401 token replay detected')
+    }
+    assert.equal(stack.upstream.arrivals.length, reached)
+    await master.restart()
+  }),
+)
 
 describe('the gateway on a cluster', () => {
   test('spends mandates, hears revocations and leaves evidence', async t => {
