@@ -5,6 +5,7 @@ import type { FastifyInstance } from 'fastify'
 import { type Config, configWarnings, pem } from './config.ts'
 import { createMemoryStore } from './dev/memory-store.ts'
 import { proxyTrust } from './lib/forwarded.ts'
+import { parseKeyValues } from './lib/key-values.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
 import { listener } from './listener.ts'
 import answers from './plugins/answers.ts'
@@ -26,8 +27,10 @@ import passage from './plugins/passage.ts'
 import readiness from './plugins/readiness.ts'
 import replay from './plugins/replay.ts'
 import revocations from './plugins/revocations/index.ts'
+import stages from './plugins/stages.ts'
 import store from './plugins/store.ts'
 import sts from './plugins/sts.ts'
+import tracing from './plugins/tracing/index.ts'
 import { guarded } from './routes/guarded.ts'
 import { operator } from './routes/operator.ts'
 
@@ -68,7 +71,9 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     done()
   })
 
-  await app.register(metrics)
+  await app.register(metrics, { exemplars: config.otelExporterOtlpEndpoint !== undefined })
+  await app.register(tracing, tracingOptions(config))
+  await app.register(stages)
   await app.register(passage)
   await app.register(answers)
   await app.register(overload, {
@@ -135,7 +140,6 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     onCircuitOpen: () => meters.count('sts_circuit_opened'),
     onExchange: (milliseconds, result) => {
       lastSeen.exchangeLatency = milliseconds
-      meters.stage('exchange', milliseconds / 1000)
       if (result === 'success') return
       meters.count('sts_exchange_errors')
       meters.count(result === 'refused' ? 'sts_exchange_refused' : 'sts_exchange_unavailable')
@@ -176,6 +180,19 @@ function storeOptions(config: Config) {
     ca: pem(config.redisCaFile),
     dialTimeout: config.redisDialTimeout,
     readTimeout: config.redisReadTimeout,
+  }
+}
+
+function tracingOptions(config: Config) {
+  return {
+    endpoint: config.otelExporterOtlpEndpoint,
+    headers: parseKeyValues(config.otelExporterOtlpHeaders?.reveal() ?? '') ?? {},
+    resource: { ...config.otelResourceAttributes, 'service.name': config.otelServiceName },
+    sampling: config.otelTracesSampler,
+    share: config.otelTracesSamplerArg,
+    stsUrl: config.stsUrl,
+    // Evidence has had its time by then, and the process is to end in time.
+    flushTimeout: config.shutdownTimeout / 10,
   }
 }
 

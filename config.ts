@@ -7,7 +7,9 @@ import { BlockList, isIP } from 'node:net'
 import envSchema, { type EnvSchemaOpt } from 'env-schema'
 import { parseDatabaseUrl } from './lib/database-url.ts'
 import { formatDuration, parseDuration } from './lib/duration.ts'
+import { isFieldName, isFieldValue } from './lib/headers.ts'
 import { keyPairProblems, readCertificates } from './lib/key-pair.ts'
+import { parseKeyValues } from './lib/key-values.ts'
 import { parseRedisUrl, REDIS_URL_FORMS } from './lib/redis-url.ts'
 import { Secret } from './lib/secret.ts'
 
@@ -47,14 +49,18 @@ const KINDS = {
   port: kind('integer', text => readInteger(text, 0, 65_535)),
   count: kind('integer', text => readInteger(text, 1, Number.MAX_SAFE_INTEGER)),
   amount: kind('integer', text => readInteger(text, 0, Number.MAX_SAFE_INTEGER)),
+  share: kind('number', readShare),
   pause: kind('duration', text => readDuration(text, 0)),
   timeout: kind('duration', text => readDuration(text, 1)),
   durability: kind('`relaxed`, `strict`, `synced`', readDurability),
   stsUrl: kind('URL', readStsUrl),
+  collectorUrl: kind('URL', readCollectorUrl),
+  attributes: kind('list of `key=value`', readAttributes),
   redisUrl: secret('URL', readRedisUrl),
   databaseUrl: secret('URL', readDatabaseUrl),
   hmacKey: secret('hex, 32 bytes at least', readHmacKey),
   bearer: secret('text', readBearer),
+  fields: secret('list of `key=value`', readFields),
 }
 
 type KindName = keyof typeof KINDS
@@ -358,6 +364,47 @@ const operators = {
   }),
 }
 
+const traces = {
+  OTEL_EXPORTER_OTLP_ENDPOINT: optional('collectorUrl', {
+    description:
+      'Base URL of an OpenTelemetry collector, without credentials, query and fragment: traces go to its `/v1/traces` by OTLP over HTTP. Unset: nothing is traced, and the SDK is not even loaded.',
+  }),
+  OTEL_EXPORTER_OTLP_PROTOCOL: optional('text', {
+    defaultNote: '`http/protobuf`',
+    description: 'With an endpoint only `http/protobuf`; another stops the start.',
+  }),
+  OTEL_EXPORTER_OTLP_HEADERS: optional('fields', {
+    description: 'Headers that go to the collector, a credential say: `name=value,name=value`.',
+  }),
+  OTEL_SERVICE_NAME: optional('text', {
+    defaultNote: '`service.name` of `OTEL_RESOURCE_ATTRIBUTES`, else `caracal-gateway`',
+    description: 'Name of the service in traces.',
+  }),
+  OTEL_RESOURCE_ATTRIBUTES: optional('attributes', {
+    description: 'What every trace tells of this process: `key=value,key=value`, percent-encoded.',
+  }),
+  OTEL_TRACES_SAMPLER: words(
+    [
+      'parentbased_always_on',
+      'parentbased_always_off',
+      'parentbased_traceidratio',
+      'always_on',
+      'always_off',
+      'traceidratio',
+    ],
+    {
+      default: 'parentbased_always_on',
+      description:
+        'Which requests are traced. `parentbased_...`: as the caller’s `traceparent` says, and by the rest of the name without one. A caller can have everything traced, then; `traceidratio` does not ask it.',
+    },
+  ),
+  OTEL_TRACES_SAMPLER_ARG: variable('share', {
+    default: '1',
+    unit: '0 to 1',
+    description: 'Share of the requests that `traceidratio` and `parentbased_traceidratio` trace.',
+  }),
+}
+
 // Names that a Caracal deployment sets. They are known so that putting this gateway in place of the
 // other one needs no edit, but nothing here acts on them.
 const withoutEffect = {
@@ -376,9 +423,6 @@ const withoutEffect = {
   DB_HEALTH_CHECK_PERIOD: optional('text', {
     description: 'A connection is judged when it is used, and dropped when it breaks.',
   }),
-  OTEL_SERVICE_NAME: optional('text', { description: 'This version sends no traces.' }),
-  OTEL_RESOURCE_ATTRIBUTES: optional('text', { description: 'As `OTEL_SERVICE_NAME`.' }),
-  OTEL_EXPORTER_OTLP_PROTOCOL: optional('text', { description: 'As `OTEL_SERVICE_NAME`.' }),
 }
 
 const variables = {
@@ -390,6 +434,7 @@ const variables = {
   ...database,
   ...audit,
   ...operators,
+  ...traces,
   ...withoutEffect,
 }
 
@@ -427,6 +472,7 @@ export const SECTIONS: readonly {
   { title: 'Database', variables: database },
   { title: 'Audit evidence', variables: audit },
   { title: 'Operator endpoints', variables: operators },
+  { title: 'Traces', variables: traces },
   { title: 'Taken without effect', variables: withoutEffect },
 ]
 
@@ -442,7 +488,6 @@ export const SECRETS: readonly string[] = Object.entries<Entry>(schema.propertie
 export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
   GATEWAY_PLUGINS: undefined,
   WORKERS: '1',
-  OTEL_EXPORTER_OTLP_ENDPOINT: undefined,
 }
 
 /** `AUDIT_REPLAY_DIR` where there has to be one. */
@@ -550,7 +595,22 @@ export interface Config {
   readonly caracalAdminToken?: Secret | undefined
   /** `METRICS_BEARER`. */
   readonly metricsBearer?: Secret | undefined
+  /** `OTEL_EXPORTER_OTLP_ENDPOINT`: without a slash at its end; unset: nothing is traced. */
+  readonly otelExporterOtlpEndpoint?: string | undefined
+  /** `OTEL_EXPORTER_OTLP_HEADERS`: {@link parseKeyValues} can read it. */
+  readonly otelExporterOtlpHeaders?: Secret | undefined
+  /** `OTEL_SERVICE_NAME`. */
+  readonly otelServiceName: string
+  /** `OTEL_RESOURCE_ATTRIBUTES`. */
+  readonly otelResourceAttributes: Readonly<Record<string, string>>
+  /** `OTEL_TRACES_SAMPLER`. */
+  readonly otelTracesSampler: Sampling
+  /** `OTEL_TRACES_SAMPLER_ARG`: 0 to 1. */
+  readonly otelTracesSamplerArg: number
 }
+
+/** Which requests are traced: OpenTelemetry's names. */
+export type Sampling = MeaningOf<(typeof traces)['OTEL_TRACES_SAMPLER']>
 
 /** A configuration that the gateway does not start with. */
 export class ConfigError extends Error {
@@ -630,6 +690,13 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     auditReplayDir: auditReplayDir(env),
     caracalAdminToken: env.CARACAL_ADMIN_TOKEN,
     metricsBearer: env.METRICS_BEARER,
+    otelExporterOtlpEndpoint: env.OTEL_EXPORTER_OTLP_ENDPOINT,
+    otelExporterOtlpHeaders: env.OTEL_EXPORTER_OTLP_HEADERS,
+    otelServiceName:
+      env.OTEL_SERVICE_NAME ?? env.OTEL_RESOURCE_ATTRIBUTES?.['service.name'] ?? 'caracal-gateway',
+    otelResourceAttributes: env.OTEL_RESOURCE_ATTRIBUTES ?? {},
+    otelTracesSampler: env.OTEL_TRACES_SAMPLER,
+    otelTracesSamplerArg: env.OTEL_TRACES_SAMPLER_ARG,
   } satisfies Config)
 }
 
@@ -905,6 +972,10 @@ function checkRules(env: Env, report: Report): void {
   checkCaFile('REDIS_CA_FILE', env, report)
   readNamedFile('BINDINGS_FILE', env, report)
   checkDatabase(env, report)
+  const { OTEL_EXPORTER_OTLP_ENDPOINT: collector, OTEL_EXPORTER_OTLP_PROTOCOL: protocol } = env
+  if (collector !== undefined && protocol !== undefined && protocol !== 'http/protobuf') {
+    report.add('OTEL_EXPORTER_OTLP_PROTOCOL', 'must be http/protobuf; unset it')
+  }
 }
 
 function checkDatabase(env: Env, report: Report): void {
@@ -1003,6 +1074,11 @@ function readInteger(text: string, least: number, most: number): number | Unfit 
     : new Unfit(`must be a whole number from ${least} to ${most}, in digits`)
 }
 
+function readShare(text: string): number | Unfit {
+  const number = /^(?:\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : Number.NaN
+  return number <= 1 ? number : new Unfit('must be a number from 0 to 1, such as 0.1')
+}
+
 /** Go's `strconv.ParseBool`. */
 function readBoolean(text: string): boolean | Unfit {
   if (/^(?:1|t|T|TRUE|true|True)$/.test(text)) return true
@@ -1096,14 +1172,37 @@ function readProxies(text: string): boolean | readonly string[] | Unfit {
 }
 
 function readStsUrl(text: string): string | Unfit {
+  return readUrl(text, 'https://sts.example.com')
+}
+
+function readCollectorUrl(text: string): string | Unfit {
+  return readUrl(text, 'http://collector:4318')
+}
+
+function readUrl(text: string, example: string): string | Unfit {
   // `URL` passes over white space, backslashes and a missing `//`; an operator's mistake should not.
   const url = /^https?:\/\/[^\s\\/?#@]+(?:\/[^\s\\?#]*)?$/i.test(text) && URL.parse(text)
   if (!url || canonicalHost(url.hostname) === undefined) {
     return new Unfit(
-      'must be an absolute http or https URL without credentials, query and fragment, such as https://sts.example.com',
+      `must be an absolute http or https URL without credentials, query and fragment, such as ${example}`,
     )
   }
   return `${url.origin}${url.pathname}`.replace(/\/+$/, '')
+}
+
+function readAttributes(text: string): Readonly<Record<string, string>> | Unfit {
+  return (
+    parseKeyValues(text) ??
+    new Unfit('must be a list of key=value, separated by commas and percent-encoded, no key twice')
+  )
+}
+
+function readFields(text: string): Secret | Unfit {
+  const fields = Object.entries(parseKeyValues(text) ?? {})
+  return fields.length > 0 &&
+    fields.every(([name, value]) => isFieldName(name) && isFieldValue(value))
+    ? new Secret(text)
+    : new Unfit('must be a list of name=value headers, separated by commas and percent-encoded')
 }
 
 function isLocalHost(host: string): boolean {

@@ -124,6 +124,7 @@ export function refuse(
       zone: passage?.mandate?.zoneId,
       client: passage?.mandate?.clientId,
       resource: passage?.resource,
+      trace_id: passage?.spans?.exemplar,
       method: request.method,
       ms: passage === null ? undefined : Math.round(performance.now() - passage.arrivedAt),
       ...(denial.check === 'internal_error'

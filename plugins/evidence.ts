@@ -16,6 +16,7 @@ import {
 import { type Mandate, subjectFingerprint } from '../lib/mandate.ts'
 import type { RevocationReceipt } from '../lib/revocation-receipt.ts'
 import type { Check, Passage, Settle } from './passage.ts'
+import type { RequestEnd } from './tracing/index.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -46,11 +47,12 @@ async function evidence(app: FastifyInstance): Promise<void> {
     if (passage.settled || passage.deciding) return
     passage.settled = true
     const milliseconds = duration(passage)
-    app.meters.request(milliseconds / 1000)
+    app.meters.request(milliseconds / 1000, passage.spans?.exemplar)
     const { mandate, denial } = passage
     // A request can also have come to its own end before its turn to be cut.
     const revocation = passage.revocation?.cut === true ? passage.revocation : undefined
     if (revocation?.latencyMs !== undefined) app.meters.revocationCut(revocation.latencyMs / 1000)
+    passage.spans?.end(spanEnd(passage, reply, revocation))
     if (denial === undefined) log(request, passage, revocation)
     if (mandate === undefined || UNRECORDED.has(denial?.check ?? '')) return
     const facts = factsOf(request, passage, mandate)
@@ -77,6 +79,20 @@ async function evidence(app: FastifyInstance): Promise<void> {
   } satisfies Evidence)
 }
 
+function spanEnd(
+  passage: Passage,
+  reply: FastifyReply,
+  revocation: RevocationReceipt | undefined,
+): RequestEnd {
+  const { denial, closedAt = performance.now() } = passage
+  return {
+    status: reply.raw.headersSent ? reply.raw.statusCode : undefined,
+    error:
+      denial?.check ?? (revocation === undefined ? endOf(passage, reply).errorKind : 'revoked'),
+    at: closedAt,
+  }
+}
+
 /** Made once for both events, the intent and the outcome. */
 function factsOf(request: FastifyRequest, passage: Passage, mandate: Mandate): RequestFacts {
   passage.requestFacts ??= requestFacts(request, passage, mandate)
@@ -96,7 +112,13 @@ function log(
 ): void {
   const { resource, answer, mandate } = passage
   const ms = Math.round(duration(passage))
-  const facts = { method: request.method, resource, status: answer?.statusCode, ms }
+  const facts = {
+    method: request.method,
+    resource,
+    status: answer?.statusCode,
+    ms,
+    trace_id: passage.spans?.exemplar,
+  }
   if (revocation === undefined) {
     request.log.debug(facts, 'request')
     return

@@ -15,6 +15,7 @@ import type { UpstreamCall, UpstreamResponse } from '../lib/upstream-call.ts'
 import type { Intent } from './audit/index.ts'
 import type { Binding, Operation } from './bindings.ts'
 import type { Exchange } from './sts.ts'
+import type { RequestSpans } from './tracing/index.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -48,6 +49,8 @@ export class Passage {
   /** The check that an observed resource would have failed (contract section 10). */
   wouldDeny: 'undeclared_operation' | 'missing_scope' | undefined
   trace: TraceContext | undefined
+  /** Undefined while nothing is traced. */
+  spans: RequestSpans | undefined
   /** Whether the jti was spent: from then on the mandate cannot be used again. */
   spent = false
   /** Ends a check that waits for somebody's answer; `undefined` while none does. */
