@@ -5,6 +5,7 @@ import type { FastifyInstance } from 'fastify'
 import { type Config, configWarnings, pem, SHUTDOWN_SHARES } from './config.ts'
 import { createMemoryStore } from './dev/memory-store.ts'
 import { proxyTrust } from './lib/forwarded.ts'
+import { parseKeyValues } from './lib/key-values.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
 import { listener } from './listener.ts'
 import answers from './plugins/answers.ts'
@@ -12,6 +13,7 @@ import audit from './plugins/audit/index.ts'
 import bindings from './plugins/bindings.ts'
 import bindingsFile from './plugins/bindings-file.ts'
 import bindingsTable from './plugins/bindings-table.ts'
+import certificate from './plugins/certificate.ts'
 import connections from './plugins/connections.ts'
 import database from './plugins/database.ts'
 import drain from './plugins/drain.ts'
@@ -26,8 +28,10 @@ import passage from './plugins/passage.ts'
 import readiness from './plugins/readiness.ts'
 import replay from './plugins/replay.ts'
 import revocations from './plugins/revocations/index.ts'
+import stages from './plugins/stages.ts'
 import store from './plugins/store.ts'
 import sts from './plugins/sts.ts'
+import tracing from './plugins/tracing/index.ts'
 import { guarded } from './routes/guarded.ts'
 import { operator } from './routes/operator.ts'
 
@@ -68,14 +72,19 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     done()
   })
 
-  await app.register(metrics)
+  await app.register(metrics, { exemplars: config.otelExporterOtlpEndpoint !== undefined })
+  await app.register(tracing, tracingOptions(config))
+  await app.register(stages)
   await app.register(passage)
   await app.register(answers)
   await app.register(overload, {
     maxInFlight: config.maxInFlight,
     maxEventLoopDelay: config.maxEventLoopDelay,
   })
-  await app.register(connections)
+  await app.register(connections, { writeTimeout: config.writeTimeout })
+  if (config.tlsCertFile !== undefined && config.tlsKeyFile !== undefined) {
+    await app.register(certificate, { cert: config.tlsCertFile, key: config.tlsKeyFile })
+  }
 
   const { meters } = app
   const lastSeen = { exchangeLatency: 0, revocationPropagation: 0 }
@@ -113,22 +122,26 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   })
   await app.register(evidence)
   await app.register(liveRequests)
+  const stsTls = {
+    ca: pem(config.stsCaFile),
+    cert: pem(config.stsCertFile),
+    key: pem(config.stsKeyFile),
+  }
   await app.register(jwks, {
     stsUrl: config.stsUrl,
     timeout: config.stsTimeout,
     issuer: config.stsIssuer,
-    ca: pem(config.stsCaFile),
+    ...stsTls,
     onFetch: reason => meters.keysFetched(reason),
   })
   await app.register(sts, {
     url: config.stsUrl,
     timeout: config.stsTimeout,
     hmacKey: config.gatewayStsHmacKey?.reveal(),
-    ca: pem(config.stsCaFile),
+    ...stsTls,
     onCircuitOpen: () => meters.count('sts_circuit_opened'),
     onExchange: (milliseconds, result) => {
       lastSeen.exchangeLatency = milliseconds
-      meters.stage('exchange', milliseconds / 1000)
       if (result === 'success') return
       meters.count('sts_exchange_errors')
       meters.count(result === 'refused' ? 'sts_exchange_refused' : 'sts_exchange_unavailable')
@@ -170,6 +183,19 @@ function storeOptions(config: Config) {
     ca: pem(config.redisCaFile),
     dialTimeout: config.redisDialTimeout,
     readTimeout: config.redisReadTimeout,
+  }
+}
+
+function tracingOptions(config: Config) {
+  return {
+    endpoint: config.otelExporterOtlpEndpoint,
+    headers: parseKeyValues(config.otelExporterOtlpHeaders?.reveal() ?? '') ?? {},
+    resource: { ...config.otelResourceAttributes, 'service.name': config.otelServiceName },
+    sampling: config.otelTracesSampler,
+    share: config.otelTracesSamplerArg,
+    stsUrl: config.stsUrl,
+    // Evidence has had its time by then, and the process is to end in time.
+    flushTimeout: config.shutdownTimeout / 10,
   }
 }
 

@@ -2,12 +2,14 @@
 // told at once by the variable's name, and that no variable's text appears in a problem: whatever an
 // operator pastes into the wrong place stays out of the log.
 
-import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import envSchema, { type EnvSchemaOpt } from 'env-schema'
 import { parseDatabaseUrl } from './lib/database-url.ts'
 import { formatDuration, parseDuration } from './lib/duration.ts'
+import { isFieldName, isFieldValue } from './lib/headers.ts'
+import { keyPairProblems, readCertificates } from './lib/key-pair.ts'
+import { parseKeyValues } from './lib/key-values.ts'
 import { parseRedisUrl, REDIS_URL_FORMS } from './lib/redis-url.ts'
 import { Secret } from './lib/secret.ts'
 
@@ -50,14 +52,18 @@ const KINDS = {
   port: kind('integer', text => readInteger(text, 0, 65_535)),
   count: kind('integer', text => readInteger(text, 1, Number.MAX_SAFE_INTEGER)),
   amount: kind('integer', text => readInteger(text, 0, Number.MAX_SAFE_INTEGER)),
+  share: kind('number', readShare),
   pause: kind('duration', text => readDuration(text, 0)),
   timeout: kind('duration', text => readDuration(text, 1)),
   durability: kind('`relaxed`, `strict`, `synced`', readDurability),
   stsUrl: kind('URL', readStsUrl),
+  collectorUrl: kind('URL', readCollectorUrl),
+  attributes: kind('list of `key=value`', readAttributes),
   redisUrl: secret('URL', readRedisUrl),
   databaseUrl: secret('URL', readDatabaseUrl),
   hmacKey: secret('hex, 32 bytes at least', readHmacKey),
   bearer: secret('text', readBearer),
+  fields: secret('list of `key=value`', readFields),
 }
 
 type KindName = keyof typeof KINDS
@@ -147,7 +153,7 @@ const service = {
   }),
   TLS_CERT_FILE: optional('file', {
     description:
-      'PEM certificate chain to serve TLS with, the leaf first. Goes together with `TLS_KEY_FILE`.',
+      'PEM certificate chain to serve TLS 1.2 and 1.3 with, the leaf first. Goes together with `TLS_KEY_FILE`. Both are read again when they change; a pair that is not sound leaves the last good one (`docs/tls.md`).',
   }),
   TLS_KEY_FILE: optional('file', {
     description: 'PEM private key of `TLS_CERT_FILE`, not encrypted.',
@@ -193,6 +199,11 @@ const client = {
     description:
       'Longest time from the first byte of a request to the end of its body. Must exceed the sum of `STS_TIMEOUT` and `UPSTREAM_TIMEOUT`.',
   }),
+  WRITE_TIMEOUT: variable('timeout', {
+    default: '60s',
+    description:
+      'Longest time for which a caller may take no byte of an answer while some wait for it. Then its connection is broken off, and the request to the upstream with it.',
+  }),
   IDLE_TIMEOUT: variable('timeout', {
     default: '120s',
     description: 'How long a kept-alive connection may stay without a request.',
@@ -213,7 +224,15 @@ const sts = {
     description: 'Longest time for an exchange or a fetch of signing keys.',
   }),
   STS_CA_FILE: optional('file', {
-    description: 'PEM certificates of a private CA that is trusted for the STS too.',
+    description:
+      'PEM certificates of the only authorities that are trusted for the STS. Unset: those that Node.js trusts. Read at start alone.',
+  }),
+  STS_CERT_FILE: optional('file', {
+    description:
+      'PEM certificate chain that the gateway shows to the STS, the leaf first. Goes together with `STS_KEY_FILE` and an `https` `STS_URL`. Read at start alone.',
+  }),
+  STS_KEY_FILE: optional('file', {
+    description: 'PEM private key of `STS_CERT_FILE`, not encrypted.',
   }),
   GATEWAY_STS_HMAC_KEY: optional('hmacKey', {
     requiredIn: PUBLISHED,
@@ -250,7 +269,8 @@ const upstream = {
     description: 'Private networks that are called although `UPSTREAM_PRIVATE_NETWORKS` is `deny`.',
   }),
   UPSTREAM_CA_FILE: optional('file', {
-    description: 'PEM certificates of a private CA that is trusted for upstreams too.',
+    description:
+      'PEM certificates of a private CA that is trusted for upstreams too. Read at start alone.',
   }),
   BINDINGS_FILE: optional('file', {
     description:
@@ -265,7 +285,8 @@ const redis = {
       '`redis://[user:password@]host[:6379][/database]` for one Redis server, `redis+sentinel://[user:password@]host[:26379],host/name[/database]` for the master that sentinels know by that name, `redis+cluster://[user:password@]host[:6379],host` for a cluster; `rediss` instead of `redis` for TLS, to the sentinels too. Sentinels that ask for a password of their own get it from `?sentinelPassword=` (and `?sentinelUsername=`). Credentials are percent-encoded. Unset in `dev`: a store inside the process, which forgets and shares nothing.',
   }),
   REDIS_CA_FILE: optional('file', {
-    description: 'PEM certificates of a private CA that is trusted for Redis too.',
+    description:
+      'PEM certificates of the only authorities that are trusted for Redis. Unset: those that Node.js trusts. Read at start alone.',
   }),
   REDIS_DIAL_TIMEOUT: variable('timeout', {
     default: '5s',
@@ -346,6 +367,47 @@ const operators = {
   }),
 }
 
+const traces = {
+  OTEL_EXPORTER_OTLP_ENDPOINT: optional('collectorUrl', {
+    description:
+      'Base URL of an OpenTelemetry collector, without credentials, query and fragment: traces go to its `/v1/traces` by OTLP over HTTP. Unset: nothing is traced, and the SDK is not even loaded.',
+  }),
+  OTEL_EXPORTER_OTLP_PROTOCOL: optional('text', {
+    defaultNote: '`http/protobuf`',
+    description: 'With an endpoint only `http/protobuf`; another stops the start.',
+  }),
+  OTEL_EXPORTER_OTLP_HEADERS: optional('fields', {
+    description: 'Headers that go to the collector, a credential say: `name=value,name=value`.',
+  }),
+  OTEL_SERVICE_NAME: optional('text', {
+    defaultNote: '`service.name` of `OTEL_RESOURCE_ATTRIBUTES`, else `caracal-gateway`',
+    description: 'Name of the service in traces.',
+  }),
+  OTEL_RESOURCE_ATTRIBUTES: optional('attributes', {
+    description: 'What every trace tells of this process: `key=value,key=value`, percent-encoded.',
+  }),
+  OTEL_TRACES_SAMPLER: words(
+    [
+      'parentbased_always_on',
+      'parentbased_always_off',
+      'parentbased_traceidratio',
+      'always_on',
+      'always_off',
+      'traceidratio',
+    ],
+    {
+      default: 'parentbased_always_on',
+      description:
+        'Which requests are traced. `parentbased_...`: as the caller’s `traceparent` says, and by the rest of the name without one. A caller can have everything traced, then; `traceidratio` does not ask it.',
+    },
+  ),
+  OTEL_TRACES_SAMPLER_ARG: variable('share', {
+    default: '1',
+    unit: '0 to 1',
+    description: 'Share of the requests that `traceidratio` and `parentbased_traceidratio` trace.',
+  }),
+}
+
 // Names that a Caracal deployment sets. They are known so that putting this gateway in place of the
 // other one needs no edit, but nothing here acts on them.
 const withoutEffect = {
@@ -354,10 +416,6 @@ const withoutEffect = {
   }),
   INSECURE_HTTP: optional('text', {
     description: '`true`, `1` or `yes` stops the start in `rc` and `stable`.',
-  }),
-  WRITE_TIMEOUT: variable('timeout', {
-    default: '60s',
-    description: 'Its form is checked; not enforced by this version.',
   }),
   REDIS_WRITE_TIMEOUT: optional('timeout', {
     description: 'Its form is checked; `REDIS_READ_TIMEOUT` covers a command from end to end.',
@@ -368,9 +426,6 @@ const withoutEffect = {
   DB_HEALTH_CHECK_PERIOD: optional('text', {
     description: 'A connection is judged when it is used, and dropped when it breaks.',
   }),
-  OTEL_SERVICE_NAME: optional('text', { description: 'This version sends no traces.' }),
-  OTEL_RESOURCE_ATTRIBUTES: optional('text', { description: 'As `OTEL_SERVICE_NAME`.' }),
-  OTEL_EXPORTER_OTLP_PROTOCOL: optional('text', { description: 'As `OTEL_SERVICE_NAME`.' }),
 }
 
 const variables = {
@@ -382,6 +437,7 @@ const variables = {
   ...database,
   ...audit,
   ...operators,
+  ...traces,
   ...withoutEffect,
 }
 
@@ -419,6 +475,7 @@ export const SECTIONS: readonly {
   { title: 'Database', variables: database },
   { title: 'Audit evidence', variables: audit },
   { title: 'Operator endpoints', variables: operators },
+  { title: 'Traces', variables: traces },
   { title: 'Taken without effect', variables: withoutEffect },
 ]
 
@@ -434,9 +491,6 @@ export const SECRETS: readonly string[] = Object.entries<Entry>(schema.propertie
 export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
   GATEWAY_PLUGINS: undefined,
   WORKERS: '1',
-  STS_CERT_FILE: undefined,
-  STS_KEY_FILE: undefined,
-  OTEL_EXPORTER_OTLP_ENDPOINT: undefined,
 }
 
 /** `AUDIT_REPLAY_DIR` where there has to be one. */
@@ -472,6 +526,8 @@ export interface Config {
   readonly readHeaderTimeout: number
   /** `READ_TIMEOUT`, milliseconds; exceeds `stsTimeout + upstreamTimeout`. */
   readonly readTimeout: number
+  /** `WRITE_TIMEOUT`, milliseconds. */
+  readonly writeTimeout: number
   /** `IDLE_TIMEOUT`, milliseconds. */
   readonly idleTimeout: number
   /** `STS_URL`: without a slash at its end. */
@@ -482,6 +538,10 @@ export interface Config {
   readonly stsTimeout: number
   /** `STS_CA_FILE`: path of PEM certificates. */
   readonly stsCaFile?: string | undefined
+  /** `STS_CERT_FILE`: path; present when `stsKeyFile` is. */
+  readonly stsCertFile?: string | undefined
+  /** `STS_KEY_FILE`: path; present when `stsCertFile` is. */
+  readonly stsKeyFile?: string | undefined
   /** `GATEWAY_STS_HMAC_KEY`, hex. */
   readonly gatewayStsHmacKey?: Secret | undefined
   /** `MANDATE_USES`: accepted values of the `use` claim, none twice. */
@@ -538,7 +598,22 @@ export interface Config {
   readonly caracalAdminToken?: Secret | undefined
   /** `METRICS_BEARER`. */
   readonly metricsBearer?: Secret | undefined
+  /** `OTEL_EXPORTER_OTLP_ENDPOINT`: without a slash at its end; unset: nothing is traced. */
+  readonly otelExporterOtlpEndpoint?: string | undefined
+  /** `OTEL_EXPORTER_OTLP_HEADERS`: {@link parseKeyValues} can read it. */
+  readonly otelExporterOtlpHeaders?: Secret | undefined
+  /** `OTEL_SERVICE_NAME`. */
+  readonly otelServiceName: string
+  /** `OTEL_RESOURCE_ATTRIBUTES`. */
+  readonly otelResourceAttributes: Readonly<Record<string, string>>
+  /** `OTEL_TRACES_SAMPLER`. */
+  readonly otelTracesSampler: Sampling
+  /** `OTEL_TRACES_SAMPLER_ARG`: 0 to 1. */
+  readonly otelTracesSamplerArg: number
 }
+
+/** Which requests are traced: OpenTelemetry's names. */
+export type Sampling = MeaningOf<(typeof traces)['OTEL_TRACES_SAMPLER']>
 
 /** A configuration that the gateway does not start with. */
 export class ConfigError extends Error {
@@ -582,11 +657,14 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     shutdownTimeout: env.SHUTDOWN_TIMEOUT,
     readHeaderTimeout: env.READ_HEADER_TIMEOUT,
     readTimeout: env.READ_TIMEOUT,
+    writeTimeout: env.WRITE_TIMEOUT,
     idleTimeout: env.IDLE_TIMEOUT,
     stsUrl: env.STS_URL,
     stsIssuer: env.STS_ISSUER,
     stsTimeout: env.STS_TIMEOUT,
     stsCaFile: env.STS_CA_FILE,
+    stsCertFile: env.STS_CERT_FILE,
+    stsKeyFile: env.STS_KEY_FILE,
     gatewayStsHmacKey: env.GATEWAY_STS_HMAC_KEY,
     mandateUses: env.MANDATE_USES,
     upstreamTimeout: env.UPSTREAM_TIMEOUT,
@@ -615,6 +693,13 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     auditReplayDir: auditReplayDir(env),
     caracalAdminToken: env.CARACAL_ADMIN_TOKEN,
     metricsBearer: env.METRICS_BEARER,
+    otelExporterOtlpEndpoint: env.OTEL_EXPORTER_OTLP_ENDPOINT,
+    otelExporterOtlpHeaders: env.OTEL_EXPORTER_OTLP_HEADERS,
+    otelServiceName:
+      env.OTEL_SERVICE_NAME ?? env.OTEL_RESOURCE_ATTRIBUTES?.['service.name'] ?? 'caracal-gateway',
+    otelResourceAttributes: env.OTEL_RESOURCE_ATTRIBUTES ?? {},
+    otelTracesSampler: env.OTEL_TRACES_SAMPLER,
+    otelTracesSamplerArg: env.OTEL_TRACES_SAMPLER_ARG,
   } satisfies Config)
 }
 
@@ -888,12 +973,20 @@ function checkRules(env: Env, report: Report): void {
       report.add('AUDIT_DURABILITY', 'needs AUDIT_REPLAY_DIR; set that, or unset this')
     }
   }
-  checkTlsPair(env, report)
+  checkKeyPair('TLS', env, report)
+  checkKeyPair('STS', env, report)
+  if (env.STS_CERT_FILE && env.STS_URL?.startsWith('http:') && !report.has('STS_CERT_FILE')) {
+    report.add('STS_CERT_FILE', 'needs an https STS_URL; set that, or unset this')
+  }
   checkCaFile('STS_CA_FILE', env, report)
   checkCaFile('UPSTREAM_CA_FILE', env, report)
   checkCaFile('REDIS_CA_FILE', env, report)
   readNamedFile('BINDINGS_FILE', env, report)
   checkDatabase(env, report)
+  const { OTEL_EXPORTER_OTLP_ENDPOINT: collector, OTEL_EXPORTER_OTLP_PROTOCOL: protocol } = env
+  if (collector !== undefined && protocol !== undefined && protocol !== 'http/protobuf') {
+    report.add('OTEL_EXPORTER_OTLP_PROTOCOL', 'must be http/protobuf; unset it')
+  }
 }
 
 function checkDatabase(env: Env, report: Report): void {
@@ -931,33 +1024,25 @@ function checkPublished(env: Env, report: Report): void {
   }
 }
 
-function checkTlsPair(env: Env, report: Report): void {
-  if (env.TLS_CERT_FILE && !env.TLS_KEY_FILE) {
-    report.add('TLS_KEY_FILE', 'is required together with TLS_CERT_FILE; set both or neither')
+function checkKeyPair(side: 'TLS' | 'STS', env: Env, report: Report): void {
+  const [certName, keyName] = [`${side}_CERT_FILE`, `${side}_KEY_FILE`] as const
+  if (env[certName] && !env[keyName]) {
+    report.add(keyName, `is required together with ${certName}; set both or neither`)
   }
-  if (env.TLS_KEY_FILE && !env.TLS_CERT_FILE) {
-    report.add('TLS_CERT_FILE', 'is required together with TLS_KEY_FILE; set both or neither')
+  if (env[keyName] && !env[certName]) {
+    report.add(certName, `is required together with ${keyName}; set both or neither`)
   }
-  const certificatePem = readNamedFile('TLS_CERT_FILE', env, report)
-  const keyPem = readNamedFile('TLS_KEY_FILE', env, report)
-  const leaf = certificatePem && readCertificates(certificatePem)?.[0]
-  if (certificatePem !== undefined && !leaf) {
-    report.add('TLS_CERT_FILE', 'must name a file of PEM certificates, the leaf first')
-  }
-  const key = keyPem && readPrivateKey(keyPem)
-  if (keyPem !== undefined && !key) {
-    report.add('TLS_KEY_FILE', 'must name a file with a PEM private key that is not encrypted')
-  }
-  if (leaf && key && !leaf.checkPrivateKey(key)) {
-    report.add('TLS_KEY_FILE', 'must be the key of the first certificate in TLS_CERT_FILE')
+  const cert = readNamedFile(certName, env, report)
+  const key = readNamedFile(keyName, env, report)
+  for (const { of, rule } of keyPairProblems(cert, key)) {
+    report.add(of === 'cert' ? certName : keyName, rule)
   }
 }
 
 /** The content of the file that a variable names; `undefined`, and a problem, if it has none. */
 function readNamedFile(
   name:
-    | 'TLS_CERT_FILE'
-    | 'TLS_KEY_FILE'
+    | `${'TLS' | 'STS'}_${'CERT' | 'KEY'}_FILE`
     | `${'STS' | 'UPSTREAM' | 'REDIS'}_CA_FILE`
     | 'BINDINGS_FILE',
   env: Env,
@@ -974,28 +1059,6 @@ function readFile(path: string, fail: (rule: string) => void): string | undefine
     // The code alone: the message holds the path, and the path may be a secret set by mistake.
     const code = error instanceof Error && 'code' in error ? ` (${String(error.code)})` : ''
     fail(`names a file that cannot be read${code}; name one that the gateway may read`)
-    return undefined
-  }
-}
-
-const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g
-
-function readCertificates(pem: string): X509Certificate[] | undefined {
-  try {
-    const certificates = pem.match(CERTIFICATE)?.map(block => new X509Certificate(block))
-    // A block that is cut short would be passed over in silence.
-    return certificates?.length === pem.split('-----BEGIN CERTIFICATE-----').length - 1
-      ? certificates
-      : undefined
-  } catch {
-    return undefined
-  }
-}
-
-function readPrivateKey(pem: string) {
-  try {
-    return createPrivateKey(pem)
-  } catch {
     return undefined
   }
 }
@@ -1020,6 +1083,11 @@ function readInteger(text: string, least: number, most: number): number | Unfit 
   return number >= least && number <= most
     ? number
     : new Unfit(`must be a whole number from ${least} to ${most}, in digits`)
+}
+
+function readShare(text: string): number | Unfit {
+  const number = /^(?:\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : Number.NaN
+  return number <= 1 ? number : new Unfit('must be a number from 0 to 1, such as 0.1')
 }
 
 /** Go's `strconv.ParseBool`. */
@@ -1115,14 +1183,37 @@ function readProxies(text: string): boolean | readonly string[] | Unfit {
 }
 
 function readStsUrl(text: string): string | Unfit {
+  return readUrl(text, 'https://sts.example.com')
+}
+
+function readCollectorUrl(text: string): string | Unfit {
+  return readUrl(text, 'http://collector:4318')
+}
+
+function readUrl(text: string, example: string): string | Unfit {
   // `URL` passes over white space, backslashes and a missing `//`; an operator's mistake should not.
   const url = /^https?:\/\/[^\s\\/?#@]+(?:\/[^\s\\?#]*)?$/i.test(text) && URL.parse(text)
   if (!url || canonicalHost(url.hostname) === undefined) {
     return new Unfit(
-      'must be an absolute http or https URL without credentials, query and fragment, such as https://sts.example.com',
+      `must be an absolute http or https URL without credentials, query and fragment, such as ${example}`,
     )
   }
   return `${url.origin}${url.pathname}`.replace(/\/+$/, '')
+}
+
+function readAttributes(text: string): Readonly<Record<string, string>> | Unfit {
+  return (
+    parseKeyValues(text) ??
+    new Unfit('must be a list of key=value, separated by commas and percent-encoded, no key twice')
+  )
+}
+
+function readFields(text: string): Secret | Unfit {
+  const fields = Object.entries(parseKeyValues(text) ?? {})
+  return fields.length > 0 &&
+    fields.every(([name, value]) => isFieldName(name) && isFieldValue(value))
+    ? new Secret(text)
+    : new Unfit('must be a list of name=value headers, separated by commas and percent-encoded')
 }
 
 function isLocalHost(host: string): boolean {

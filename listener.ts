@@ -3,26 +3,21 @@
  */
 import { createServer as createHttpServer, type RequestListener, type Server } from 'node:http'
 import { createServer as createHttpsServer } from 'node:https'
-import type { TlsOptions } from 'node:tls'
 import Fastify, { type FastifyHttpOptions, type FastifyInstance, LogController } from 'fastify'
 import type { Logger } from 'pino'
-import { type Config, pem } from './config.ts'
+import type { Config } from './config.ts'
 import { LogOutput } from './lib/log-output.ts'
 import { createLogger } from './lib/logger.ts'
 import { requestIdOf, routedUrl } from './lib/request-line.ts'
 import { refuse } from './plugins/answers.ts'
 
 /**
- * Fastify on plain HTTP, or on TLS when a certificate is configured.
+ * Fastify on plain HTTP, or on TLS when a certificate is configured, which `plugins/certificate.ts` then gives the server.
  *
  * @param app gives the instance that this returns, once there is one
  */
 export function listener(config: Config, app: () => FastifyInstance): FastifyInstance {
-  const { tlsCertFile, tlsKeyFile } = config
-  const tls =
-    tlsCertFile !== undefined && tlsKeyFile !== undefined
-      ? { cert: pem(tlsCertFile), key: pem(tlsKeyFile), minVersion: 'TLSv1.2' as const }
-      : undefined
+  const secure = config.tlsCertFile !== undefined
   return Fastify({
     loggerInstance: logger(config.logLevel),
     logController: new LogController({ disableRequestLogging: true }),
@@ -38,10 +33,10 @@ export function listener(config: Config, app: () => FastifyInstance): FastifyIns
     forceCloseConnections: 'idle',
     // A server of the gateway's own sees a request before any framework does; Fastify listens on no other beside it.
     serverFactory: serve =>
-      createListener(config, tls, (request, response) =>
+      createListener(config, secure, (request, response) =>
         app().connections.take(request, response, serve),
       ),
-    ...(tls !== undefined && { https: tls }),
+    ...(secure && { https: {} }),
   } as FastifyHttpOptions<Server>)
 }
 
@@ -52,25 +47,27 @@ function logger(level: string): Logger {
   return log
 }
 
-function createListener(
-  config: Config,
-  tls: TlsOptions | undefined,
-  onRequest: RequestListener,
-): Server {
+function createListener(config: Config, secure: boolean, onRequest: RequestListener): Server {
   const options = {
     // Node looks for late requests this often.
     connectionsCheckingInterval: Math.min(1_000, Math.ceil(config.readHeaderTimeout / 4)),
     // The gateway refuses a missing Host itself, in its own words.
     requireHostHeader: false,
+    // Of an answer that its caller does not take, one chunk waits here. Node does not hand this on to a TLS connection.
+    highWaterMark: 16 * 1024,
     keepAliveTimeout: config.idleTimeout,
   }
-  const server =
-    tls === undefined
-      ? createHttpServer(options, onRequest)
-      : createHttpsServer(
-          { ...options, ...tls, handshakeTimeout: config.readHeaderTimeout },
-          onRequest,
-        )
+  const server = secure
+    ? createHttpsServer(
+        {
+          ...options,
+          handshakeTimeout: config.readHeaderTimeout,
+          // No HTTP/2, and docs/tls.md says why: a caller that speaks nothing else is refused in the handshake.
+          ALPNProtocols: ['http/1.1'],
+        },
+        onRequest,
+      )
+    : createHttpServer(options, onRequest)
   server.headersTimeout = config.readHeaderTimeout
   server.requestTimeout = config.readTimeout
   return server

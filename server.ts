@@ -56,7 +56,8 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     // Told to stop before it listened.
     if (!stopping) startFailed(new Error(`HOST and PORT: ${error.message}`))
   })
-  if (supported) collectOnce()
+  // Not at once: it takes a tenth of a second, which would be one more to the start.
+  if (supported) setTimeout(collectOnce, 1_000).unref()
 }
 
 /**
@@ -75,13 +76,14 @@ function boundHeap(): void {
 }
 
 /**
- * Collects what the start has left. V8 lets the heap grow by the share above from what its last full collection left,
- * and until the first one to a size that it takes from the machine's memory.
+ * Collects what the start has left, and gives back the heap that it took: 30 MiB of 120, which a plain collection keeps.
+ * V8 lets the heap grow by the share above from what its last full collection left, and until the first one to a size
+ * that it takes from the machine's memory.
  */
 function collectOnce(): void {
   setFlagsFromString('--expose-gc')
   const collect: unknown = runInNewContext('gc')
-  if (typeof collect === 'function') collect()
+  if (typeof collect === 'function') collect({ execution: 'sync', flavor: 'last-resort' })
 }
 
 function configOf(env: NodeJS.ProcessEnv) {

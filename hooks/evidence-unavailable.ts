@@ -17,7 +17,8 @@ export function denyWithoutEvidence(audit: Pick<Audit, 'accepting'>): Check {
 export function denyWithoutIntent(evidence: Pick<Evidence, 'intend'>): Check {
   return (request, passage, reply) => {
     // Begun here: the intent tells the trace that the upstream will see.
-    passage.trace = traceContext(joinedLines(request.raw.headers['traceparent']))
+    passage.trace =
+      passage.spans?.trace ?? traceContext(joinedLines(request.raw.headers['traceparent']))
     return evidence.intend(request, passage, reply)
   }
 }

@@ -61,7 +61,7 @@ export function requestChecks(app: FastifyInstance, options: CheckOptions): Chec
     denyMissingClient(),
     denyPathTraversal(),
     denyUnknownZone(bindings),
-    denyInvalidSignature(app.jwks, seconds => meters.stage('verify', seconds)),
+    denyInvalidSignature(app.jwks, app.stages),
     denyMandateUse(options.mandateUses),
     denyMandateTarget(),
     denyMissingTokenId(),
@@ -78,14 +78,10 @@ export function requestChecks(app: FastifyInstance, options: CheckOptions): Chec
 
 /** The steps that leave a mark, in order; they run as `preHandler` hooks, after any team's own checks. */
 export function dispatchChecks(app: FastifyInstance, options: CheckOptions): Check[] {
-  const { meters } = app
+  const { stages } = app
   return [
-    denyReplayed(app.replay, {
-      failOpen: options.jtiFailOpen,
-      now: options.now,
-      onClaimed: seconds => meters.stage('replay', seconds),
-    }),
-    exchangeMandate(app.sts),
+    denyReplayed(app.replay, { failOpen: options.jtiFailOpen, now: options.now, stages }),
+    exchangeMandate(app.sts, stages),
     denyUnsafeUpstream(app.egress),
     denyWithoutIntent(app.evidence),
   ]

@@ -15,7 +15,7 @@ const ABORTED = new errors.SocketError('aborted')
  * new connections to their upstream.
  */
 export function connector(options: buildConnector.BuildOptions): buildConnector.connector {
-  const connect = buildConnector(options)
+  const connect = buildConnector(readingAhead(options))
   return (target, callback) => {
     connect(target, (...result) => {
       const [error, socket] = result
@@ -26,6 +26,15 @@ export function connector(options: buildConnector.BuildOptions): buildConnector.
       callback(...result)
     })
   }
+}
+
+/**
+ * With little read ahead: undici would hold twice 64 KiB for each caller that does not take its answer, beside what the
+ * answer holds itself.
+ */
+function readingAhead(options: buildConnector.BuildOptions): buildConnector.BuildOptions {
+  const narrow = { ...options, highWaterMark: 16 * 1024 }
+  return narrow
 }
 
 function isAbort(error: Error | undefined): boolean {

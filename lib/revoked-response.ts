@@ -2,6 +2,7 @@
  * Guarantees that nobody takes a response that a revocation cut short for a whole one (contract sections 5 and 6).
  */
 import type { ServerResponse } from 'node:http'
+import { breakOff } from './caller-connection.ts'
 
 /** Milliseconds that a caller gets to read the end of its response. */
 const PATIENCE = 1_000
@@ -67,15 +68,10 @@ function giveUp(response: ServerResponse, breakOff: () => void): void {
   response.once('close', () => clearTimeout(timer))
 }
 
-/**
- * Where the connection's end is the body's, an orderly one would make it whole. Only TCP can be reset; TLS has an end of
- * its own, which does not come (RFC 8446 section 6.1).
- */
+/** Where the connection's end is the body's, an orderly one would make it whole. */
 function destroy(response: ServerResponse): void {
   const { socket } = response
   const framed = response.chunkedEncoding || response.hasHeader('content-length')
-  const resettable =
-    socket !== null && socket.remoteFamily !== undefined && !('encrypted' in socket)
-  if (framed || !resettable) response.destroy()
-  else socket.resetAndDestroy()
+  if (framed || socket === null) response.destroy()
+  else breakOff(socket)
 }

@@ -176,6 +176,8 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     clearTimeout(this.#timer)
     this.#answered = true
     this.#body = new Readable({
+      // A chunk is 64 KiB: one at most waits here for a caller that does not read.
+      highWaterMark: 1,
       read: () => controller.resume(),
       destroy: (error, callback) => {
         if (!this.#ended) this.abort(error ?? new Error('the response is no longer wanted'))

@@ -124,8 +124,10 @@ export function refuse(
       zone: passage?.mandate?.zoneId,
       client: passage?.mandate?.clientId,
       resource: passage?.resource,
+      trace_id: passage?.spans?.exemplar,
       method: request.method,
       ms: passage === null ? undefined : Math.round(performance.now() - passage.arrivedAt),
+      stages: passage?.durations,
       ...(denial.check === 'internal_error'
         ? { err: denial.cause }
         : { reason: loggedReason(denial.cause) }),

@@ -3,15 +3,11 @@
  * invalid, unreadable or absent leaves the last good set serving (contract section 10).
  */
 
-import { createHash } from 'node:crypto'
-import { watch } from 'node:fs'
-import type { FSWatcher } from 'node:fs'
-import { readFile, stat } from 'node:fs/promises'
-import { dirname } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { readBindingsFile } from '../lib/bindings-file.ts'
 import type { BindingSet } from '../lib/bindings.ts'
+import { contentOf, fingerprint, watchFiles } from '../lib/watched-files.ts'
 
 /** Options of the plugin. */
 export interface BindingsFileOptions {
@@ -39,10 +35,8 @@ export class BindingsFileError extends Error {
 }
 
 const MAX_BYTES = 64 * 1024 * 1024
-// A file that is written in place is read only when it has not changed for so long (milliseconds).
-const SETTLE = 100
 
-interface Content {
+interface Judged {
   /** Equal for equal content, and for the same reason why there is none. */
   readonly digest: string
   readonly readable: boolean
@@ -50,116 +44,24 @@ interface Content {
   readonly problems: readonly string[]
 }
 
-function errorCode(error: unknown): string {
-  return error instanceof Error && 'code' in error ? String(error.code) : String(error)
-}
-
-/** Changes whenever the file, or what its symbolic links lead to, changes. Never rejects. */
-async function fingerprint(file: string): Promise<string> {
+/** What the file says now; `known` spares the parsing of content that is known. Never rejects. */
+async function judgementOf(file: string, known: string | undefined): Promise<Judged> {
+  const content = await contentOf(file, MAX_BYTES)
+  const { digest } = content
+  if ('unreadable' in content) {
+    return { digest, readable: false, problems: [`file: ${content.unreadable}`] }
+  }
+  if (digest === known) return { digest, readable: true, problems: [] }
+  let text: string
   try {
-    const { dev, ino, size, mtimeNs, ctimeNs } = await stat(file, { bigint: true })
-    return [dev, ino, size, mtimeNs, ctimeNs].join(' ')
-  } catch (error) {
-    return errorCode(error)
+    text = new TextDecoder('utf-8', { fatal: true }).decode(content.bytes)
+  } catch {
+    return { digest, readable: true, problems: ['file: is not valid UTF-8'] }
   }
-}
-
-function unreadable(reason: string): Content {
-  return { digest: reason, readable: false, problems: [`file: ${reason}`] }
-}
-
-/** What the file says now; `known` spares the reading of content that is known. Never rejects. */
-async function contentOf(file: string, known: string | undefined): Promise<Content> {
-  try {
-    const status = await stat(file)
-    // A named pipe would never end.
-    if (!status.isFile()) return unreadable('is not a regular file')
-    if (status.size > MAX_BYTES) return unreadable(`is larger than ${MAX_BYTES} bytes`)
-    const bytes = await readFile(file)
-    const digest = createHash('sha256').update(bytes).digest('hex')
-    if (digest === known) return { digest, readable: true, problems: [] }
-    let text: string
-    try {
-      text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
-    } catch {
-      return { digest, readable: true, problems: ['file: is not valid UTF-8'] }
-    }
-    const parsed = readBindingsFile(text)
-    return parsed.ok
-      ? { digest, readable: true, set: parsed.set, problems: [] }
-      : { digest, readable: true, problems: parsed.problems }
-  } catch (error) {
-    return unreadable(`cannot be read (${errorCode(error)})`)
-  }
-}
-
-/**
- * Calls `judge` when the file has changed and settled: at once by the directory's watcher, which
- * sees a rename and Kubernetes' exchange of the link `..data` too, and by a poll, which sees what
- * watchers do not (network file systems, links that lead elsewhere, no watches left).
- */
-function watchFile(
-  file: string,
-  judged: string,
-  pollInterval: number,
-  judge: () => Promise<boolean>,
-  warn: (error: unknown, message: string) => void,
-): { close(): Promise<void> } {
-  let seen = judged
-  let closed = false
-  let settling: NodeJS.Timeout | undefined
-  let looking: Promise<void> | undefined
-  let watcher: FSWatcher | undefined
-
-  const look = async (): Promise<void> => {
-    const now = await fingerprint(file)
-    if (now === judged || closed) return
-    if (now !== seen) {
-      seen = now
-      lookSoon()
-      return
-    }
-    // What could not be read is tried again, though nothing about it may change.
-    judged = (await judge()) ? now : ''
-  }
-  const lookNow = (): void => {
-    looking ??= look()
-      .catch((error: unknown) => warn(error, 'bindings file could not be looked at'))
-      .finally(() => {
-        looking = undefined
-      })
-  }
-  const lookSoon = (): void => {
-    if (closed || settling !== undefined) return
-    settling = setTimeout(() => {
-      settling = undefined
-      lookNow()
-    }, SETTLE).unref()
-  }
-  const unwatched = (error: unknown): void => {
-    watcher?.close()
-    watcher = undefined
-    warn(error, 'bindings file cannot be watched, it is polled alone')
-  }
-
-  const poll = setInterval(() => {
-    // A look now would cut short the time to settle.
-    if (settling === undefined) lookNow()
-  }, pollInterval).unref()
-  try {
-    watcher = watch(dirname(file), { persistent: false }, lookSoon).on('error', unwatched)
-  } catch (error) {
-    unwatched(error)
-  }
-  return {
-    async close() {
-      closed = true
-      clearInterval(poll)
-      clearTimeout(settling)
-      watcher?.close()
-      await looking
-    },
-  }
+  const parsed = readBindingsFile(text)
+  return parsed.ok
+    ? { digest, readable: true, set: parsed.set, problems: [] }
+    : { digest, readable: true, problems: parsed.problems }
 }
 
 async function bindingsFile(app: FastifyInstance, options: BindingsFileOptions): Promise<void> {
@@ -169,8 +71,8 @@ async function bindingsFile(app: FastifyInstance, options: BindingsFileOptions):
   }
   if (file === '') throw new TypeError('file must be a path')
 
-  const judged = await fingerprint(file)
-  const first = await contentOf(file, undefined)
+  const judged = await fingerprint([file])
+  const first = await judgementOf(file, undefined)
   if (first.set === undefined) throw new BindingsFileError(file, first.problems)
   let set: BindingSet = first.set
   let good = first.digest
@@ -191,7 +93,7 @@ async function bindingsFile(app: FastifyInstance, options: BindingsFileOptions):
 
   /** Resolves to whether the file could be read, valid or not. */
   const judge = async (): Promise<boolean> => {
-    const { digest, readable, set: next, problems } = await contentOf(file, good)
+    const { digest, readable, set: next, problems } = await judgementOf(file, good)
     if (digest === latest) return readable
     latest = digest
     if (problems.length > 0) {
@@ -206,8 +108,12 @@ async function bindingsFile(app: FastifyInstance, options: BindingsFileOptions):
     return readable
   }
 
-  const watching = watchFile(file, judged, pollInterval, judge, (error, message) => {
-    app.log.warn({ file, err: error }, message)
+  const watching = watchFiles({
+    files: [file],
+    judged,
+    pollInterval,
+    judge,
+    warn: (error, problem) => app.log.warn({ file, err: error }, `bindings file ${problem}`),
   })
   app.addHook('onClose', () => watching.close())
 }

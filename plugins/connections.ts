@@ -8,7 +8,7 @@ import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Denial } from '../denial.ts'
-import { CallerConnection, type Turn } from '../lib/caller-connection.ts'
+import { breakOff, CallerConnection, type Turn } from '../lib/caller-connection.ts'
 import { PROXIED_METHODS } from '../lib/methods.ts'
 import { bodyDenial, headerDenial } from '../lib/parser-error.ts'
 import { isProxiedUrl, requestIdOf } from '../lib/request-line.ts'
@@ -18,6 +18,12 @@ declare module 'fastify' {
   interface FastifyInstance {
     connections: Connections
   }
+}
+
+/** Options of the plugin. */
+export interface ConnectionsOptions {
+  /** The longest a caller may take no byte while some wait for it, in milliseconds. */
+  readonly writeTimeout: number
 }
 
 /** The gateway's view of its callers' connections. */
@@ -49,10 +55,14 @@ export interface GatewayTurn extends Turn {
 const HTTP_METHODS = new Set(METHODS)
 const HTTP_VERSIONS = new Set(['1.0', '1.1'])
 
-async function connections(app: FastifyInstance): Promise<void> {
+async function connections(
+  app: FastifyInstance,
+  { writeTimeout }: ConnectionsOptions,
+): Promise<void> {
   const overloaded = new Denial('overloaded')
   const foreign = new Denial('malformed_request', { description: 'neither HTTP/1.1 nor HTTP/1.0' })
-  const known = new WeakMap<Socket, CallerConnection<GatewayTurn>>()
+  /** All that have sent something and are not closed. */
+  const known = new Map<Socket, CallerConnection<GatewayTurn>>()
   let retiring = false
 
   function connectionOf(socket: Socket): CallerConnection<GatewayTurn> {
@@ -60,6 +70,7 @@ async function connections(app: FastifyInstance): Promise<void> {
     if (connection === undefined) {
       connection = new CallerConnection(socket)
       known.set(socket, connection)
+      socket.once('close', () => known.delete(socket))
     }
     return connection
   }
@@ -163,6 +174,24 @@ async function connections(app: FastifyInstance): Promise<void> {
       if (!connection.closing) connection.close()
     },
   } satisfies Connections)
+
+  // One clock for all. The time is measured from the first look that finds bytes waiting.
+  const looks = setInterval(
+    () => {
+      const now = performance.now()
+      for (const connection of known.values()) {
+        if (!connection.stalled(writeTimeout, now)) continue
+        const [turn] = connection.open
+        app.log.info(
+          { reqId: turn?.proxied?.id, resource: turn?.proxied?.passage?.resource },
+          'caller took no byte within WRITE_TIMEOUT',
+        )
+        breakOff(connection.socket)
+      }
+    },
+    Math.min(1_000, Math.ceil(writeTimeout / 4)),
+  ).unref()
+  app.addHook('onClose', async () => clearInterval(looks))
 
   app.server.on('connect', (request: IncomingMessage, socket: Socket) => {
     socket.on('error', () => socket.destroy())

@@ -18,6 +18,7 @@ import { type Mandate, subjectFingerprint } from '../lib/mandate.ts'
 import type { RevocationReceipt } from '../lib/revocation-receipt.ts'
 import { CallerGone } from '../lib/upstream-call.ts'
 import type { Check, Passage, Settle } from './passage.ts'
+import type { RequestEnd } from './tracing/index.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -48,11 +49,12 @@ async function evidence(app: FastifyInstance): Promise<void> {
     if (passage.settled || passage.deciding) return
     passage.settled = true
     const milliseconds = duration(passage)
-    app.meters.request(milliseconds / 1000)
+    app.meters.request(milliseconds / 1000, passage.spans?.exemplar)
     const { mandate, denial } = passage
     // A request can also have come to its own end before its turn to be cut.
     const revocation = passage.revocation?.cut === true ? passage.revocation : undefined
     if (revocation?.latencyMs !== undefined) app.meters.revocationCut(revocation.latencyMs / 1000)
+    passage.spans?.end(spanEnd(passage, reply, revocation))
     if (denial === undefined) log(request, passage, revocation)
     if (mandate === undefined || UNRECORDED.has(denial?.check ?? '')) return
     const facts = factsOf(request, passage, mandate)
@@ -77,6 +79,20 @@ async function evidence(app: FastifyInstance): Promise<void> {
       return app.audit.safe(passage.intent)
     },
   } satisfies Evidence)
+}
+
+function spanEnd(
+  passage: Passage,
+  reply: FastifyReply,
+  revocation: RevocationReceipt | undefined,
+): RequestEnd {
+  const { denial, closedAt = performance.now() } = passage
+  return {
+    status: reply.raw.headersSent ? reply.raw.statusCode : undefined,
+    error:
+      denial?.check ?? (revocation === undefined ? endOf(passage, reply).errorKind : 'revoked'),
+    at: closedAt,
+  }
 }
 
 /** Made once for both events, the intent and the outcome. */
@@ -104,7 +120,9 @@ function log(
     method: request.method,
     status: answer?.statusCode,
     ms: Math.round(duration(passage)),
+    stages: passage.durations,
     bytes: call?.passedBytes,
+    trace_id: passage.spans?.exemplar,
   }
   const failure = call?.failure
   if (revocation !== undefined) {

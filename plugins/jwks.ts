@@ -36,6 +36,10 @@ export interface JwksOptions {
   readonly issuer?: string | undefined
   /** PEM certificates that the STS's is verified against, instead of the system's. */
   readonly ca?: string | undefined
+  /** PEM chain that is shown to an STS that asks for one; goes together with `key`. */
+  readonly cert?: string | undefined
+  /** PEM private key of `cert`. */
+  readonly key?: string | undefined
   /** Called after each fetch (`jwks_refetch_total{reason}`). Must not throw. */
   readonly onFetch?: (reason: FetchReason, ok: boolean) => void
   /** Milliseconds of a clock that is never set back. */
@@ -56,7 +60,7 @@ declare module 'fastify' {
 const MAX_BYTES = 256 * 1024
 
 async function jwks(app: FastifyInstance, options: JwksOptions): Promise<void> {
-  const { stsUrl, timeout, issuer, ca, onFetch, maxZones = 1000 } = options
+  const { stsUrl, timeout, issuer, ca, cert, key, onFetch, maxZones = 1000 } = options
   const { clock = () => performance.now(), random = Math.random } = options
   if (!/^https?:$/.test(URL.parse(stsUrl)?.protocol ?? '')) {
     throw new TypeError('stsUrl must be an absolute http or https URL')
@@ -65,7 +69,7 @@ async function jwks(app: FastifyInstance, options: JwksOptions): Promise<void> {
   // fast-jwt takes an empty issuer for none.
   if (issuer === '') throw new TypeError('issuer must be left out or not be empty')
   const agent = new Agent({
-    connect: { timeout, rejectUnauthorized: true, ...(ca !== undefined && { ca }) },
+    connect: { timeout, rejectUnauthorized: true, ca, cert, key },
     headersTimeout: timeout,
     bodyTimeout: timeout,
     maxResponseSize: MAX_BYTES,

@@ -3,7 +3,12 @@
  *
  * Each gateway has a registry of its own, and no label holds anything that a caller chooses.
  */
-import client, { type Counter, type Registry } from '@prometheus-io/client'
+import client, {
+  type Counter,
+  type Histogram,
+  type Metric,
+  type Registry,
+} from '@prometheus-io/client'
 import type { FastifyInstance } from 'fastify'
 import fastifyMetrics from 'fastify-metrics'
 import fp from 'fastify-plugin'
@@ -50,6 +55,9 @@ const COUNTERS = {
   revocation_reloads: 'Rereads of the revocations that somebody asked for',
   revocation_reload_errors: 'Rereads of the revocations that somebody asked for and that failed',
   streams_revoked: 'Responses cut short by a revocation',
+  trace_spans_sent: 'Spans that the collector has taken',
+  trace_spans_dropped:
+    'Spans that the collector did not take, or that found no place to wait for it',
 } as const satisfies Record<string, string>
 
 /** A counter without labels, by its name without prefix and `_total`. */
@@ -69,19 +77,39 @@ export interface Meters {
   wouldDeny(check: string): void
   /** Counts a fetch of a zone's keys. */
   keysFetched(reason: string): void
-  /** Takes a stage's duration, in seconds. */
-  stage(stage: Stage, seconds: number): void
-  /** Takes a request's duration, in seconds. */
-  request(seconds: number): void
+  /** Takes a stage's duration, in seconds, and the id of the trace that shows it, if one does. */
+  stage(stage: Stage, seconds: number, traceId?: string): void
+  /** Takes a request's duration, in seconds, and the id of the trace that shows it, if one does. */
+  request(seconds: number, traceId?: string): void
   /** Takes the time from a revocation to the end of a request in flight, in seconds. */
   revocationCut(seconds: number): void
   /** Registers a gauge that is read when somebody asks; `name` is without prefix, or whole and begins with `caracal_`. */
   gauge(name: string, help: string, read: () => number): void
+  /**
+   * All of them as text, in a form that a scraper takes: OpenMetrics where traces are pointed to, which the older form
+   * cannot, else Prometheus text.
+   *
+   * @param accept the scraper's `Accept`
+   */
+  text(accept: string | undefined): Promise<MetricsText>
   /** The series without labels, names without prefix and `_total` (contract section 1, `/metrics.json`). */
   flat(): Promise<Record<string, number>>
 }
 
-async function metrics(app: FastifyInstance): Promise<void> {
+/** Metrics as a scraper gets them. */
+export interface MetricsText {
+  readonly type: string
+  readonly body: string
+}
+
+/** Options of the metrics plugin. */
+export interface MetricsOptions {
+  /** Whether durations point to the traces that show them. Default: no. */
+  readonly exemplars?: boolean
+}
+
+async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<void> {
+  const { exemplars = false } = options
   const registry = new client.Registry()
   await app.register(fastifyMetrics.default, {
     endpoint: null,
@@ -105,15 +133,19 @@ async function metrics(app: FastifyInstance): Promise<void> {
     name: `${PREFIX}stage_duration_seconds`,
     help: 'Time that a stage of a request took',
     labelNames: ['stage'],
+    enableExemplars: exemplars,
     buckets: [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30],
-    registers,
+    registers: [],
   })
-  const requests = new client.Histogram({
+  const requests = new client.Histogram<string>({
     name: `${PREFIX}request_duration_seconds`,
     help: 'Time from arrival to the end of the response',
+    enableExemplars: exemplars,
     buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
-    registers,
+    registers: [],
   })
+  // Not by `registers`, which takes no exemplars: only `text` writes them.
+  for (const histogram of [stages, requests]) registry.registerMetric(histogram)
 
   const cuts = new client.Histogram({
     name: `${PREFIX}revocation_cut_seconds`,
@@ -121,6 +153,17 @@ async function metrics(app: FastifyInstance): Promise<void> {
     buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
     registers,
   })
+
+  function observe(
+    histogram: Histogram<string>,
+    value: number,
+    traceId: string | undefined,
+    labels: Record<string, string> = {},
+  ): void {
+    if (!exemplars) histogram.observe(labels, value)
+    else if (traceId === undefined) histogram.observe({ labels, value })
+    else histogram.observe({ labels, value, exemplarLabels: { trace_id: traceId } })
+  }
 
   app.decorate('meters', {
     registry,
@@ -132,8 +175,8 @@ async function metrics(app: FastifyInstance): Promise<void> {
     },
     wouldDeny: check => wouldDeny.inc({ check }),
     keysFetched: reason => keyFetches.inc({ reason }),
-    stage: (stage, seconds) => stages.observe({ stage }, seconds),
-    request: seconds => requests.observe(seconds),
+    stage: (stage, seconds, traceId) => observe(stages, seconds, traceId, { stage }),
+    request: (seconds, traceId) => observe(requests, seconds, traceId),
     revocationCut: seconds => cuts.observe(seconds),
     gauge(name, help, read) {
       const gauge = new client.Gauge({
@@ -145,6 +188,12 @@ async function metrics(app: FastifyInstance): Promise<void> {
         registers: [],
       })
       registry.registerMetric(gauge)
+    },
+    async text(accept) {
+      if (exemplars && accept?.includes('application/openmetrics-text')) {
+        return { type: client.openMetricsContentType, body: await openMetrics(registry) }
+      }
+      return { type: registry.contentType, body: await registry.metrics() }
     },
     async flat() {
       const figures: Record<string, number> = {}
@@ -159,6 +208,23 @@ async function metrics(app: FastifyInstance): Promise<void> {
       return figures
     },
   } satisfies Meters)
+}
+
+/**
+ * A registry's metrics as OpenMetrics.
+ *
+ * The registry itself, told to write that form, takes the `_total` of a counter's name away for good.
+ */
+async function openMetrics(registry: Registry): Promise<string> {
+  const writer = new client.Registry(client.openMetricsContentType)
+  const families = await registry.getMetricsAsJSON()
+  const texts = families.map(family => {
+    const name = family.type === 'counter' ? family.name.replace(/_total$/, '') : family.name
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- of a metric it calls `get` alone
+    const metric = { get: async () => ({ ...family, name }) } as unknown as Metric
+    return writer.getMetricsAsString(metric)
+  })
+  return `${(await Promise.all(texts)).join('\n')}\n# EOF\n`
 }
 
 export default fp(metrics, { name: 'metrics', fastify: '5.x' })

@@ -47,11 +47,13 @@ const MEMORY_SHARE = 0.9
 /** Share of its time that the event loop is busy, from which on it has none to spare. */
 const BUSY = 0.98
 /** Of the requests in flight: how many may wait for the gateway itself while its event loop has no time to spare. */
-const BUSY_SHARE = 0.25
-/** However few may be in flight: what a loop that was busy for a moment, with the start say, gets through at once. */
+const BUSY_SHARE = 0.5
+/** However few may be in flight: what even a busy loop gets through at once. */
 const BUSY_LEAST = 16
-/** Milliseconds between two looks at how busy the event loop is, and between two lines of the log. */
+/** Looks in a row, and milliseconds between them: a burst is no overload, and neither is the start. */
+const BUSY_LOOKS = 8
 const BUSY_INTERVAL = 250
+/** Milliseconds between two lines of the log. */
 const LOG_INTERVAL = 1_000
 
 /** Why requests are denied. */
@@ -75,18 +77,18 @@ async function overload(app: FastifyInstance, options: OverloadOptions): Promise
   })
 
   // Looked at more often than under-pressure's samples allow: a queue grows by the capacity of as much time.
-  let busy = false
+  let busy = 0
   let last = performance.eventLoopUtilization()
   const look = setInterval(() => {
     const now = performance.eventLoopUtilization()
-    busy = performance.eventLoopUtilization(now, last).utilization >= BUSY
+    busy = performance.eventLoopUtilization(now, last).utilization >= BUSY ? busy + 1 : 0
     last = now
   }, BUSY_INTERVAL).unref()
 
   function cause(): Cause | undefined {
     if (inFlight >= maxInFlight) return 'requests in flight'
     // A busy loop is no reason to deny as long as nobody has to wait long for it.
-    if (busy && preparing >= maxPreparing) return 'busy event loop'
+    if (busy >= BUSY_LOOKS && preparing >= maxPreparing) return 'busy event loop'
     return app.isUnderPressure() ? 'late event loop, or memory' : undefined
   }
 

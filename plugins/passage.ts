@@ -14,7 +14,9 @@ import type { TraceContext } from '../lib/trace.ts'
 import type { UpstreamCall, UpstreamResponse } from '../lib/upstream-call.ts'
 import type { Intent } from './audit/index.ts'
 import type { Binding, Operation } from './bindings.ts'
+import type { Stage } from './metrics.ts'
 import type { Exchange } from './sts.ts'
+import type { RequestSpans } from './tracing/index.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -48,6 +50,10 @@ export class Passage {
   /** The check that an observed resource would have failed (contract section 10). */
   wouldDeny: 'undeclared_operation' | 'missing_scope' | undefined
   trace: TraceContext | undefined
+  /** Undefined while nothing is traced. */
+  spans: RequestSpans | undefined
+  /** For how long each stage that is over has lasted, in milliseconds. */
+  readonly durations: Partial<Record<Stage, number>> = {}
   /** Whether the jti was spent: from then on the mandate cannot be used again. */
   spent = false
   /** Ends a check that waits for somebody's answer; `undefined` while none does. */

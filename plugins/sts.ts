@@ -58,6 +58,10 @@ export interface StsOptions {
   readonly hmacKey?: string | undefined
   /** PEM certificates that the STS's is verified against, instead of the well-known ones. */
   readonly ca?: string | undefined
+  /** PEM chain that is shown to an STS that asks for one; goes together with `key`. */
+  readonly cert?: string | undefined
+  /** PEM private key of `cert`. */
+  readonly key?: string | undefined
   readonly onCircuitOpen?: () => void
   /** Called with each exchange's duration, in milliseconds, and its result. */
   readonly onExchange?: (
@@ -87,7 +91,9 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
     connect: connector({
       timeout: options.timeout,
       rejectUnauthorized: true,
-      ...(options.ca !== undefined && { ca: options.ca }),
+      ca: options.ca,
+      cert: options.cert,
+      key: options.key,
     }),
   })
   const circuit = new Circuit({

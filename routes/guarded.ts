@@ -20,6 +20,7 @@ export async function guarded(
     begin(app, request, reply)
     done()
   })
+  await app.tracing?.attend(app)
   const { settle } = app.evidence
   for (const check of requestChecks(app, options)) app.addHook('onRequest', hook(check, settle))
 

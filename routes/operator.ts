@@ -41,9 +41,10 @@ export async function operator(app: FastifyInstance, options: OperatorOptions): 
 
   own(
     '/metrics',
-    async (_request, reply) => {
-      void reply.type(app.meters.registry.contentType)
-      return app.meters.registry.metrics()
+    async (request, reply) => {
+      const { type, body } = await app.meters.text(request.headers.accept)
+      void reply.type(type)
+      return body
     },
     [guardMetrics],
   )

@@ -11,6 +11,7 @@ import { HeadersTimeout, UpstreamCall, type UpstreamRequest } from '../lib/upstr
 import { upstreamRequestHeaders, upstreamTarget } from '../lib/upstream-request.ts'
 import { UnsafeAddress } from '../plugins/egress.ts'
 import { type Passage, passageOf } from '../plugins/passage.ts'
+import type { StageUnderWay } from '../plugins/stages.ts'
 import { passOn, sendBody } from './pass-on.ts'
 
 /** Options of the proxied routes; times in milliseconds, sizes in bytes. */
@@ -33,11 +34,13 @@ export async function proxy(app: FastifyInstance, options: ProxyOptions): Promis
       const passage = passageOf(request)
       // What a revocation or a broken body found between two steps.
       if (passage.interruption !== undefined) throw passage.interruption
-      const upstream = buildRequest(request, passage, options)
+      // Begun before the request is built: its span is the parent that the request names.
+      const stage = app.stages.begin(passage, 'upstream')
+      passage.trace = stage.trace ?? passage.trace
+      const upstream = measured(stage, () => buildRequest(request, passage, options))
       if (awaitsContinue(request.raw)) reply.raw.writeContinue()
       app.meters.count('requests_allowed')
       app.overload.dispatched(passage)
-      const dispatchedAt = performance.now()
       void reply.from(NO_SOURCE, {
         getUpstream: () => upstream.origin,
         rewriteRequestHeaders: () =>
@@ -45,11 +48,13 @@ export async function proxy(app: FastifyInstance, options: ProxyOptions): Promis
             passage.call = new UpstreamCall(
               upstream,
               response => {
-                app.meters.stage('upstream', (performance.now() - dispatchedAt) / 1000)
+                stage.end(response.statusCode)
                 passOn(app, request, reply, response, respond)
               },
               error => {
-                if (!passage.closed) void reply.send(upstreamDenial(error, passage))
+                const denial = upstreamDenial(error, passage)
+                stage.fail(passage.closed ? error : denial)
+                if (!passage.closed) void reply.send(denial)
               },
             )
             passage.call.start(dispatcher)
@@ -59,6 +64,16 @@ export async function proxy(app: FastifyInstance, options: ProxyOptions): Promis
       return reply
     },
   })
+}
+
+/** Does a part of a stage that ends it when it fails. */
+function measured<T>(stage: StageUnderWay, work: () => T): T {
+  try {
+    return work()
+  } catch (error) {
+    stage.fail(error)
+    throw error
+  }
 }
 
 function buildRequest(

@@ -14,16 +14,23 @@ const EXPIRED = '210101000000Z'
 const FAR_AWAY = '491231235959Z'
 
 /**
- * A self-signed EC P-256 certificate.
+ * A self-signed certificate, EC P-256 unless `rsaBits` is given.
  *
  * @param names DNS names and IPv4 addresses of the server
  */
 export function createCertificate(
   names: readonly string[] = ['localhost', '127.0.0.1'],
-  options: { readonly expired?: boolean } = {},
+  options: { readonly expired?: boolean; readonly rsaBits?: number } = {},
 ): TestCertificate {
-  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-  const algorithm = sequence(oid('2a8648ce3d040302')) // ecdsa-with-SHA256
+  const { rsaBits } = options
+  const { privateKey, publicKey } =
+    rsaBits === undefined
+      ? generateKeyPairSync('ec', { namedCurve: 'P-256' })
+      : generateKeyPairSync('rsa', { modulusLength: rsaBits })
+  const algorithm =
+    rsaBits === undefined
+      ? sequence(oid('2a8648ce3d040302')) // ecdsa-with-SHA256
+      : sequence(oid('2a864886f70d01010b'), Buffer.of(5, 0)) // sha256WithRSAEncryption
   const commonName = der(0x0c, Buffer.from(names[0] ?? 'localhost'))
   const name = sequence(der(0x31, sequence(oid('550403'), commonName)))
   const notAfter = options.expired ? EXPIRED : FAR_AWAY

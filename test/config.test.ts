@@ -126,11 +126,14 @@ describe('loadConfig: what is required', () => {
         shutdownTimeout: 15_000,
         readHeaderTimeout: 5000,
         readTimeout: 45_000,
+        writeTimeout: 60_000,
         idleTimeout: 120_000,
         stsUrl: 'http://127.0.0.1:8080',
         stsIssuer: undefined,
         stsTimeout: 5000,
         stsCaFile: undefined,
+        stsCertFile: undefined,
+        stsKeyFile: undefined,
         gatewayStsHmacKey: undefined,
         mandateUses: ['gateway'],
         upstreamTimeout: 30_000,
@@ -159,6 +162,12 @@ describe('loadConfig: what is required', () => {
         auditReplayDir: undefined,
         caracalAdminToken: undefined,
         metricsBearer: undefined,
+        otelExporterOtlpEndpoint: undefined,
+        otelExporterOtlpHeaders: undefined,
+        otelServiceName: 'caracal-gateway',
+        otelResourceAttributes: {},
+        otelTracesSampler: 'parentbased_always_on',
+        otelTracesSamplerArg: 1,
       },
     )
   })
@@ -213,7 +222,8 @@ describe('loadConfig: what is required', () => {
   })
 
   it('carries every variable that acts into the configuration', () => {
-    const withoutEffect = /^(?:INSECURE_|WRITE_|REDIS_(?:WRITE|POOL|MIN)|DB_HEALTH|OTEL_)/
+    const withoutEffect =
+      /^(?:INSECURE_|REDIS_(?:WRITE|POOL|MIN)|DB_HEALTH|OTEL_EXPORTER_OTLP_PROTOCOL)/
     const config = loadConfig(DEV)
     for (const name of Object.keys(schema.properties)) {
       const member = name
@@ -319,6 +329,42 @@ describe('loadConfig: each variable', () => {
         bad: ['-1', '21', '1.5', 'few'],
       },
       MAX_IN_FLIGHT: { member: 'maxInFlight', good: [['1', 1]], bad: ['0', '-1', 'many'] },
+      OTEL_EXPORTER_OTLP_ENDPOINT: {
+        member: 'otelExporterOtlpEndpoint',
+        good: [
+          ['http://collector:4318', 'http://collector:4318'],
+          ['https://collector.example.com/base/', 'https://collector.example.com/base'],
+        ],
+        bad: [
+          'collector:4318',
+          'grpc://collector',
+          'http://u:p@collector',
+          'http://collector/?a=b',
+        ],
+      },
+      OTEL_RESOURCE_ATTRIBUTES: {
+        member: 'otelResourceAttributes',
+        good: [
+          ['a=b', { a: 'b' }],
+          [' a = b%2Cc , d=,', { a: 'b,c', d: '' }],
+        ],
+        bad: ['a', '=b', 'a=b,c', 'a=%', 'a=1,a=2', 'anything at all'],
+      },
+      OTEL_TRACES_SAMPLER: {
+        member: 'otelTracesSampler',
+        good: [['traceidratio', 'traceidratio']],
+        bad: ['always', 'jaeger_remote'],
+      },
+      OTEL_TRACES_SAMPLER_ARG: {
+        member: 'otelTracesSamplerArg',
+        good: [
+          ['0', 0],
+          ['0.25', 0.25],
+          ['.5', 0.5],
+          ['1.0', 1],
+        ],
+        bad: ['-0.1', '1.1', '1e-3', 'half', '50%', 'NaN'],
+      },
       STS_URL: {
         member: 'stsUrl',
         good: [
@@ -456,7 +502,7 @@ describe('loadConfig: each variable', () => {
     ['DB_MAX_CONN_IDLE', 'dbMaxConnIdle'],
     ['SHUTDOWN_TIMEOUT', 'shutdownTimeout'],
     ['MAX_EVENT_LOOP_DELAY', 'maxEventLoopDelay'],
-    ['WRITE_TIMEOUT', undefined],
+    ['WRITE_TIMEOUT', 'writeTimeout'],
     ['REDIS_WRITE_TIMEOUT', undefined],
   ]
   for (const [name, member] of timeouts) {
@@ -602,8 +648,6 @@ describe('loadConfig: each variable', () => {
         'REDIS_MIN_IDLE_CONNS',
         'REDIS_POOL_TIMEOUT',
         'DB_HEALTH_CHECK_PERIOD',
-        'OTEL_SERVICE_NAME',
-        'OTEL_RESOURCE_ATTRIBUTES',
         'OTEL_EXPORTER_OTLP_PROTOCOL',
       ].map(name => [name, 'anything at all']),
     )
@@ -668,6 +712,36 @@ describe('loadConfig: rules across variables', () => {
       'DB_MIN_CONNS must not be more than DB_MAX_CONNS; lower it',
     ])
     assert.deepEqual(refused({ ...DEV, DB_MAX_CONNS: 'x', DB_MIN_CONNS: '40' }), ['DB_MAX_CONNS'])
+  })
+
+  it('speaks one protocol to a collector, and asks for it where there is one', () => {
+    const collector = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318' }
+    for (const protocol of [undefined, '', 'http/protobuf']) {
+      const env = { ...STABLE, ...collector, OTEL_EXPORTER_OTLP_PROTOCOL: protocol }
+      assert.deepEqual(problems(env), [])
+    }
+    for (const protocol of ['grpc', 'http/json']) {
+      const env = { ...STABLE, OTEL_EXPORTER_OTLP_PROTOCOL: protocol }
+      assert.deepEqual(problems(env), [])
+      assert.deepEqual(problems({ ...env, ...collector }), [
+        'OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf; unset it',
+      ])
+    }
+  })
+
+  it('takes the name of the service from OTEL_SERVICE_NAME, else from its attributes', () => {
+    const env = { ...DEV, OTEL_RESOURCE_ATTRIBUTES: 'service.name=attribute' }
+    assert.equal(loadConfig(env).otelServiceName, 'attribute')
+    assert.equal(loadConfig({ ...env, OTEL_SERVICE_NAME: 'name' }).otelServiceName, 'name')
+  })
+
+  it('takes headers for a collector that are headers', () => {
+    const name = 'OTEL_EXPORTER_OTLP_HEADERS'
+    const config = loadConfig({ ...DEV, [name]: 'authorization=Bearer%20x,x-tenant=a' })
+    assert.equal(config.otelExporterOtlpHeaders?.reveal(), 'authorization=Bearer%20x,x-tenant=a')
+    for (const text of ['x', 'a b=c', 'a=b%0D%0Ac', 'a=', ',']) {
+      assert.deepEqual(refused({ ...DEV, [name]: text }), [name], text)
+    }
   })
 
   it('does not judge the sum when a part of it cannot be read', () => {
@@ -747,6 +821,7 @@ describe('loadConfig: files', () => {
     AUDIT_HMAC_KEY: KEY,
     CARACAL_ADMIN_TOKEN: 'admin-from-file',
     METRICS_BEARER: 'metrics-from-file',
+    OTEL_EXPORTER_OTLP_HEADERS: 'authorization=from%20file',
   }
 
   it('knows the secrets of the contract', () => {
@@ -767,6 +842,7 @@ describe('loadConfig: files', () => {
         config.auditHmacKey,
         config.caracalAdminToken,
         config.metricsBearer,
+        config.otelExporterOtlpHeaders,
       ].map(it => it?.reveal()),
       Object.values(good),
     )
@@ -789,34 +865,55 @@ describe('loadConfig: files', () => {
     })
   }
 
-  const tls: [string | undefined, string | undefined, string[]][] = [
+  // Certificate, key, and which of the two is refused.
+  const pairs: [string | undefined, string | undefined, ('CERT' | 'KEY')[]][] = [
     [undefined, undefined, []],
     [CERT_FILE, KEY_FILE, []],
     [BUNDLE_FILE, KEY_FILE, []],
-    [CERT_FILE, undefined, ['TLS_KEY_FILE']],
-    [undefined, KEY_FILE, ['TLS_CERT_FILE']],
-    [MISSING, KEY_FILE, ['TLS_CERT_FILE']],
-    [CERT_FILE, MISSING, ['TLS_KEY_FILE']],
-    [MISSING, MISSING, ['TLS_CERT_FILE', 'TLS_KEY_FILE']],
-    [MISSING, undefined, ['TLS_KEY_FILE', 'TLS_CERT_FILE']],
-    [directory, KEY_FILE, ['TLS_CERT_FILE']],
-    [EMPTY_FILE, KEY_FILE, ['TLS_CERT_FILE']],
-    [JUNK_FILE, JUNK_FILE, ['TLS_CERT_FILE', 'TLS_KEY_FILE']],
-    [KEY_FILE, CERT_FILE, ['TLS_CERT_FILE', 'TLS_KEY_FILE']],
-    [CERT_FILE, EMPTY_FILE, ['TLS_KEY_FILE']],
-    [CERT_FILE, ENCRYPTED_KEY_FILE, ['TLS_KEY_FILE']],
-    [CERT_FILE, OTHER_KEY_FILE, ['TLS_KEY_FILE']],
-    [CUT_FILE, KEY_FILE, ['TLS_CERT_FILE']],
+    [CERT_FILE, undefined, ['KEY']],
+    [undefined, KEY_FILE, ['CERT']],
+    [MISSING, KEY_FILE, ['CERT']],
+    [CERT_FILE, MISSING, ['KEY']],
+    [MISSING, MISSING, ['CERT', 'KEY']],
+    [MISSING, undefined, ['KEY', 'CERT']],
+    [directory, KEY_FILE, ['CERT']],
+    [EMPTY_FILE, KEY_FILE, ['CERT']],
+    [JUNK_FILE, JUNK_FILE, ['CERT', 'KEY']],
+    [KEY_FILE, CERT_FILE, ['CERT', 'KEY']],
+    [CERT_FILE, EMPTY_FILE, ['KEY']],
+    [CERT_FILE, ENCRYPTED_KEY_FILE, ['KEY']],
+    [CERT_FILE, OTHER_KEY_FILE, ['KEY']],
+    [CUT_FILE, KEY_FILE, ['CERT']],
   ]
-  for (const [index, [certificate, key, expected]] of tls.entries()) {
-    it(`judges TLS pair ${index + 1}: ${expected.join(', ') || 'fine'}`, () => {
-      const env = { ...DEV, TLS_CERT_FILE: certificate, TLS_KEY_FILE: key }
-      assert.deepEqual(refused(env), expected)
-      if (expected.length > 0) return
-      const { tlsCertFile, tlsKeyFile } = loadConfig(env)
-      assert.deepEqual([tlsCertFile, tlsKeyFile], [certificate, key])
-    })
+  for (const side of ['TLS', 'STS'] as const) {
+    for (const [index, [certificate, key, expected]] of pairs.entries()) {
+      it(`judges ${side} pair ${index + 1}: ${expected.join(', ') || 'fine'}`, () => {
+        const env = {
+          ...DEV,
+          STS_URL: 'https://sts.example.com',
+          [`${side}_CERT_FILE`]: certificate,
+          [`${side}_KEY_FILE`]: key,
+        }
+        assert.deepEqual(
+          refused(env),
+          expected.map(what => `${side}_${what}_FILE`),
+        )
+        if (expected.length > 0) return
+        const { tlsCertFile, tlsKeyFile, stsCertFile, stsKeyFile } = loadConfig(env)
+        const [cert, keyFile] =
+          side === 'TLS' ? [tlsCertFile, tlsKeyFile] : [stsCertFile, stsKeyFile]
+        assert.deepEqual([cert, keyFile], [certificate, key])
+      })
+    }
   }
+
+  it('wants an https STS_URL for STS_CERT_FILE', () => {
+    const env = { ...DEV, STS_CERT_FILE: CERT_FILE, STS_KEY_FILE: KEY_FILE }
+    assert.deepEqual(problems({ ...env, STS_URL: 'http://sts:8080' }), [
+      'STS_CERT_FILE needs an https STS_URL; set that, or unset this',
+    ])
+    assert.deepEqual(problems({ ...env, STS_URL: 'https://sts:8080' }), [])
+  })
 
   for (const [name, member] of [
     ['STS_CA_FILE', 'stsCaFile'],
@@ -990,6 +1087,7 @@ describe('loadConfig: what it says', () => {
       GATEWAY_STS_HMAC_KEY: 'c4'.repeat(32),
       CARACAL_ADMIN_TOKEN: 'canary-admin',
       METRICS_BEARER: 'canary-metrics',
+      OTEL_EXPORTER_OTLP_HEADERS: 'authorization=canary-collector',
     }
     assert.deepEqual(Object.keys(secrets).toSorted(), [...SECRETS].toSorted())
     const config = loadConfig({ ...STABLE, ...secrets })

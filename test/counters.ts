@@ -30,4 +30,6 @@ export const COUNTERS = [
   'streams_revoked',
   'sts_exchange_refused',
   'sts_exchange_unavailable',
+  'trace_spans_sent',
+  'trace_spans_dropped',
 ] as const

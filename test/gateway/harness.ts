@@ -365,8 +365,9 @@ export class Wire {
   received = Buffer.alloc(0)
   closed = false
 
-  constructor(port: number) {
-    this.socket = connect(port, '127.0.0.1')
+  /** @param socket a connection that stands; default: a new one to the port */
+  constructor(port: number, socket: Socket = connect(port, '127.0.0.1')) {
+    this.socket = socket
     this.socket.on('data', chunk => {
       this.received = Buffer.concat([this.received, chunk])
     })

@@ -96,6 +96,11 @@ describe('the gateway logs', { concurrency: 1 }, () => {
     const gone = await ask()
     assertDenial(gone.lines, { level: 40, check: 'upstream_unreachable', dispatched: 'unknown' })
     const denial = gone.lines.find(({ msg }) => msg === DENIED)
+    const stages = Object.entries(Object(denial?.['stages']))
+    assert.deepEqual(
+      stages.map(([stage, ms]) => [stage, typeof ms]),
+      ['verify', 'replay', 'exchange', 'upstream'].map(stage => [stage, 'number']),
+    )
     assert.match(JSON.stringify(denial?.['reason']), /"message":"[^"]+"/)
   })
 

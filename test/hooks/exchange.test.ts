@@ -7,7 +7,7 @@ import { exchangeMandate } from '../../hooks/exchange.ts'
 import type { ExchangeRequest } from '../../lib/exchange.ts'
 import { canonicalPath } from '../../lib/path.ts'
 import type { Sts } from '../../plugins/sts.ts'
-import { type Given, judge, mandate, presented, RESOURCE } from './judge.ts'
+import { type Given, judge, mandate, presented, recordedStages, RESOURCE } from './judge.ts'
 
 const GRANTED = { accessToken: 'access', upstreams: { [RESOURCE]: { url: 'https://a.test' } } }
 
@@ -29,11 +29,13 @@ function sts(exchange: Sts['exchange']): Sts {
 describe('exchangeMandate', () => {
   it('tells the STS the mandate and the request, without its query, and keeps the answer', async () => {
     const asked: ExchangeRequest[] = []
+    const stages = recordedStages()
     const check = exchangeMandate(
       sts(async request => {
         asked.push(request)
         return GRANTED
       }),
+      stages,
     )
     const { check: verdict, passage } = await judge(check, given())
     assert.equal(verdict, 'admitted')
@@ -49,6 +51,7 @@ describe('exchangeMandate', () => {
       path: '/v1/a b',
     })
     assert.equal(asked.length, 1)
+    assert.deepEqual(stages.record, [['exchange', 200]])
   })
 
   for (const name of [
@@ -59,15 +62,18 @@ describe('exchangeMandate', () => {
   ] as const) {
     it(`denies ${name}, and does not ask again`, async () => {
       let times = 0
+      const stages = recordedStages()
       const check = exchangeMandate(
         sts(async () => {
           times += 1
           throw new Denial(name)
         }),
+        stages,
       )
-      const { check: verdict, passage } = await judge(check, given())
+      const { check: verdict, denial, passage } = await judge(check, given())
       assert.equal(verdict, name)
       assert.deepEqual([times, passage.exchange], [1, undefined])
+      assert.deepEqual(stages.record, [['exchange', denial]])
     })
   }
 })

@@ -5,7 +5,7 @@ import { describe, it } from 'node:test'
 import { Denial } from '../../denial.ts'
 import { denyInvalidSignature } from '../../hooks/invalid-signature.ts'
 import type { KeySets, Verifier } from '../../plugins/jwks.ts'
-import { judge, presented } from './judge.ts'
+import { judge, presented, recordedStages } from './judge.ts'
 
 const CLAIMS = { zone_id: 'zone-1', client_id: 'client-1', jti: 'j-1', use: 'gateway' }
 const TOKEN = presented({ ...CLAIMS, jti: 'not the verified one' })
@@ -15,15 +15,16 @@ type Answer = ReturnType<KeySets['verifier']>
 /** Judges a token while the key sets answer so; tells what they were asked, and what was measured. */
 async function judged(answer: () => Answer, token = TOKEN) {
   const asked: string[][] = []
-  const measured: number[] = []
+  const stages = recordedStages()
   const keySets: KeySets = {
     verifier(zone, kid) {
       asked.push([zone, kid])
       return answer()
     },
   }
-  const check = denyInvalidSignature(keySets, seconds => measured.push(seconds))
-  return { ...(await judge(check, { passage: { presented: token } })), asked, measured }
+  const check = denyInvalidSignature(keySets, stages)
+  const verdict = await judge(check, { passage: { presented: token } })
+  return { ...verdict, asked, stages: stages.record }
 }
 
 const verifies: Verifier = token => {
@@ -40,12 +41,12 @@ describe('denyInvalidSignature', () => {
     ['a key that had to be fetched', async () => verifies],
   ] as [string, () => Answer][]) {
     it(`grants the verified claims, of ${title}`, async () => {
-      const { check, passage, asked, measured } = await judged(answer)
+      const { check, passage, asked, stages } = await judged(answer)
       assert.equal(check, 'admitted')
       assert.equal(passage.mandate?.jti, 'j-1')
       assert.equal(passage.mandate?.exp, TOKEN.exp)
       assert.deepEqual(asked, [['zone-1', 'k']])
-      assert.equal(measured.length, 1)
+      assert.deepEqual(stages, [['verify', 'ended']])
     })
   }
 
@@ -61,10 +62,10 @@ describe('denyInvalidSignature', () => {
     ],
   ] as [string, () => Answer, string][]) {
     it(`denies ${title}`, async () => {
-      const { check, passage, measured } = await judged(answer)
+      const { check, denial, passage, stages } = await judged(answer)
       assert.equal(check, denied)
       assert.equal(passage.mandate, undefined)
-      assert.deepEqual(measured, [])
+      assert.deepEqual(stages, [['verify', denial]])
     })
   }
 
@@ -86,9 +87,9 @@ describe('denyInvalidSignature', () => {
     { kid: 'k' },
   ]) {
     it(`denies ${JSON.stringify(header)} without asking for a key`, async () => {
-      const { check, asked } = await judged(() => verifies, presented(CLAIMS, header))
+      const { check, asked, stages } = await judged(() => verifies, presented(CLAIMS, header))
       assert.equal(check, 'invalid_signature')
-      assert.deepEqual(asked, [])
+      assert.deepEqual([asked, stages], [[], []])
     })
   }
 })

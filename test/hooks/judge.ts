@@ -8,7 +8,9 @@ import { type Bindings, bindingSet, type Enforcement } from '../../lib/bindings.
 import { type Mandate, mandateOf } from '../../lib/mandate.ts'
 import { canonicalPath } from '../../lib/path.ts'
 import { routedUrl } from '../../lib/request-line.ts'
+import type { Stage } from '../../plugins/metrics.ts'
 import passagePlugin, { type Check, hook, Passage } from '../../plugins/passage.ts'
+import type { Stages } from '../../plugins/stages.ts'
 
 /** A request as it comes to the check. */
 export interface Given {
@@ -68,6 +70,19 @@ export async function judge(check: Check, given: Given = {}): Promise<Verdict> {
   assert.notEqual(answer.statusCode, 500, answer.body)
   assert.equal(ran, denial === undefined, 'the route must run exactly when nothing denies')
   return { check: denial?.check ?? 'admitted', denial, passage }
+}
+
+/** Stages that are begun with what ended them: `ended`, a status, or what went wrong. */
+export function recordedStages(): Stages & { readonly record: [stage: Stage, end: unknown][] } {
+  const record: [Stage, unknown][] = []
+  return {
+    record,
+    begin: (_passage, stage) => ({
+      trace: undefined,
+      end: (status = 0) => record.push([stage, status || 'ended']),
+      fail: error => record.push([stage, error]),
+    }),
+  }
 }
 
 /** A token as `readBearer` gives it. */

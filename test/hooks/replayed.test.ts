@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { denyReplayed } from '../../hooks/replayed.ts'
-import { judge, mandate } from './judge.ts'
+import { judge, mandate, recordedStages } from './judge.ts'
 
 const NOW = 1_789_999_900_500
 const EXP = 1_790_000_000
@@ -16,7 +16,7 @@ interface Options {
 
 async function judged({ first = true, failOpen = false, claims = {} }: Options) {
   const claimed: [jti: string, milliseconds: number][] = []
-  const measured: number[] = []
+  const stages = recordedStages()
   const guard = {
     async claim(jti: string, requestId: string, milliseconds: number) {
       assert.notEqual(requestId, '')
@@ -25,29 +25,31 @@ async function judged({ first = true, failOpen = false, claims = {} }: Options) 
       return first
     },
   }
-  const check = denyReplayed(guard, { failOpen, now: () => NOW, onClaimed: s => measured.push(s) })
+  const check = denyReplayed(guard, { failOpen, now: () => NOW, stages })
   const given = { passage: { mandate: mandate({ exp: EXP, ...claims }) } }
-  return { ...(await judge(check, given)), claimed, measured }
+  return { ...(await judge(check, given)), claimed, stages: stages.record }
 }
 
 describe('denyReplayed', () => {
   it('admits the first use, and claims it until the token’s end', async () => {
-    const { check, passage, claimed, measured } = await judged({})
+    const { check, passage, claimed, stages } = await judged({})
     assert.equal(check, 'admitted')
     assert.deepEqual(claimed, [['j-1', 99_500]])
     assert.equal(passage.spent, true)
-    assert.equal(measured.length, 1)
+    assert.deepEqual(stages, [['replay', 'ended']])
   })
 
   it('denies a second use', async () => {
-    const { check, passage } = await judged({ first: false })
+    const { check, denial, passage, stages } = await judged({ first: false })
     assert.equal(check, 'replayed')
+    assert.deepEqual(stages, [['replay', denial]])
     assert.equal(passage.spent, false)
   })
 
   it('denies while the store cannot answer, and says why in the log alone', async () => {
-    const { check, denial, passage } = await judged({ first: new Error('ECONNREFUSED') })
+    const { check, denial, passage, stages } = await judged({ first: new Error('ECONNREFUSED') })
     assert.equal(check, 'replay_state_unavailable')
+    assert.deepEqual(stages, [['replay', denial]])
     assert.equal(passage.spent, false)
     assert.match(String(denial?.cause), /ECONNREFUSED/)
     assert.ok(!denial?.description.includes('ECONNREFUSED'))
@@ -62,9 +64,12 @@ describe('denyReplayed', () => {
   })
 
   it('does not consume a session mandate', async () => {
-    const { check, passage, claimed } = await judged({ first: false, claims: { use: 'session' } })
+    const { check, passage, claimed, stages } = await judged({
+      first: false,
+      claims: { use: 'session' },
+    })
     assert.equal(check, 'admitted')
-    assert.deepEqual(claimed, [])
+    assert.deepEqual([claimed, stages], [[], []])
     assert.equal(passage.spent, false)
   })
 

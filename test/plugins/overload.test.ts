@@ -65,12 +65,12 @@ describe('overload', () => {
     const blocked = new Int32Array(new SharedArrayBuffer(4))
     const block = setInterval(() => Atomics.wait(blocked, 0, 0, 300), 1)
     try {
-      await until(() => app.isUnderPressure())
+      await until(() => app.isUnderPressure(), 20_000)
       assert.throws(() => admit(new Passage()), overloaded)
     } finally {
       clearInterval(block)
     }
-    await until(() => !app.isUnderPressure())
+    await until(() => !app.isUnderPressure(), 20_000)
     void admit(new Passage())
     assert.equal(app.overload.inFlight, 2)
   })
@@ -78,13 +78,13 @@ describe('overload', () => {
   for (const bound of ['maxHeapBytes', 'maxResidentBytes'] as const) {
     it(`denies while memory is beyond ${bound}`, async t => {
       const { app, admit } = await started(t, 10, { maxEventLoopDelay: 250, [bound]: 1 })
-      await until(() => app.overload.full)
+      await until(() => app.overload.full, 20_000)
       assert.throws(() => admit(new Passage()), overloaded)
     })
   }
 
   it('denies no more than it must while its event loop is busy', async t => {
-    const { app, admit } = await started(t, 80, { maxEventLoopDelay: 10_000 })
+    const { app, admit } = await started(t, 40, { maxEventLoopDelay: 10_000 })
     const taken = Array.from({ length: 20 }, () => new Passage())
     for (const passage of taken) void admit(passage)
     assert.equal(app.overload.full, false)
@@ -96,7 +96,7 @@ describe('overload', () => {
     }
     spin()
     try {
-      await until(() => app.overload.full)
+      await until(() => app.overload.full, 20_000)
       assert.throws(() => admit(new Passage()), overloaded)
       // What waits for its upstream does not wait for the loop.
       for (const passage of [...taken.slice(0, 1), ...taken.slice(0, 1)]) {
