@@ -70,7 +70,7 @@ async function start(directory: string, t: Scope): Promise<{ stack: Stack; load:
   const env = { ...PATIENT, AUDIT_REPLAY_DIR: directory }
   const stack = await startStack(t, { env, redis: { durable: true } })
   work(stack)
-  return { stack, load: new Load(stack) }
+  return { stack, load: new Load(t, stack) }
 }
 
 async function reaches(gateway: Gateway, reason: string | undefined): Promise<void> {

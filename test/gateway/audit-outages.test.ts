@@ -63,7 +63,7 @@ async function start(t: Scope, durable: boolean) {
   const env = { ...PATIENT, AUDIT_REPLAY_DIR: directory }
   const stack = await startStack(t, { env, redis: { durable } })
   work(stack)
-  return { stack, directory, load: new Load(stack) }
+  return { stack, directory, load: new Load(t, stack) }
 }
 
 /** What holds once all is well again: nobody was told anything else, nothing is lost, nothing is left. */

@@ -28,7 +28,7 @@ for (const durability of ['strict', 'synced']) {
       const env = { ...PATIENT, AUDIT_REPLAY_DIR: directory, AUDIT_DURABILITY: durability }
       const stack = await startStack(t, { env })
       work(stack)
-      const load = new Load(stack)
+      const load = new Load(t, stack)
       await load.more('200', 300)
       await kill(stack.gateway)
       await load.stop()
@@ -56,7 +56,7 @@ test(
     const env = { ...PATIENT, AUDIT_REPLAY_DIR: directory }
     const stack = await startStack(t, { env, redis: { durable: true } })
     work(stack)
-    const load = new Load(stack)
+    const load = new Load(t, stack)
     await load.more('200', 200)
     await stack.redis.stop()
     await load.more('503 replay state unavailable', 50)
@@ -79,7 +79,7 @@ test(
     const stack = await startStack(t, { env: { ...PATIENT, AUDIT_REPLAY_DIR: directory } })
     const other = await startGateway(t, stack.env)
     work(stack)
-    const loads = [new Load(stack), new Load(stack, other)]
+    const loads = [new Load(t, stack), new Load(t, stack, other)]
     for (const load of loads) await load.more('200', 200)
     await kill(other)
     await loads[0]?.more('200', 100)
@@ -101,7 +101,7 @@ test(
     const directory = await temporaryDirectory(t)
     const stack = await startStack(t, { env: { ...PATIENT, AUDIT_REPLAY_DIR: directory } })
     work(stack)
-    const load = new Load(stack)
+    const load = new Load(t, stack)
     let gateway = stack.gateway
     let killed = 0
     for (let restart = 0; restart < 20; restart += 1) {

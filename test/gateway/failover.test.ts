@@ -118,7 +118,7 @@ test(
     const env = { ...ENV, ...PATIENT, REDIS_URL: sentinel.url }
     const stack = await startStack(t, { env })
     work(stack)
-    const load = new Load(stack)
+    const load = new Load(t, stack)
     await load.more('200', 100)
     const master = await sentinel.master()
     const [first, second] = sentinel.servers

@@ -7,6 +7,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { Pool } from 'undici'
 import type { Scope } from '../cleanup.ts'
 import { assertEvidence, type EvidenceEntry } from '../evidence.ts'
+import type { Cleanup } from '../redis.ts'
 import { until } from '../until.ts'
 import { call, type Gateway, KEYS, RESOURCE, type Stack } from './harness.ts'
 
@@ -46,7 +47,9 @@ export class Load {
   #pool: Pool
   #stopped = false
 
-  constructor(stack: Stack, { url }: Gateway = stack.gateway) {
+  /** @param t a test that fails must not leave its callers behind */
+  constructor(t: Cleanup, stack: Stack, { url }: Gateway = stack.gateway) {
+    t.after(() => this.stop())
     this.#stack = stack
     this.#pool = poolOf(url)
     this.#callers = Array.from({ length: CALLERS }, () => this.#run())
@@ -79,7 +82,7 @@ export class Load {
   async stop(): Promise<void> {
     this.#stopped = true
     await Promise.all(this.#callers)
-    await this.#pool.close()
+    if (!this.#pool.closed) await this.#pool.close()
   }
 
   async #run(): Promise<void> {

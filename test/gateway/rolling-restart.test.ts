@@ -112,7 +112,7 @@ class Load {
   async stop(): Promise<void> {
     this.#stopped = true
     await Promise.all(this.#workers)
-    await this.#pool.close()
+    if (!this.#pool.closed) await this.#pool.close()
   }
 
   async #work(worker: number): Promise<void> {
@@ -153,6 +153,8 @@ test(
     const replicas = [stack.gateway, await startGateway(t, stack.env)]
     const balancer = await startBalancer(t, replicas)
     const load = new Load(stack, balancer.url)
+    // A test that fails must not leave its callers behind.
+    t.after(() => load.stop())
     await load.more(100)
     for (const old of replicas) {
       const ended = once(old.child, 'exit')
