@@ -225,7 +225,7 @@ test('the gateway has let nothing out', async () => {
 test('the gateway logs each refusal once, and says of what', () => {
   assert.equal(deniedLines().length, denials)
   const allowed = new Set(
-    'level time pid hostname reqId msg check status error dispatched zone client resource method ms reason'.split(
+    'level time pid hostname reqId msg check status error dispatched zone client resource method ms stages reason'.split(
       ' ',
     ),
   )
@@ -236,6 +236,9 @@ test('the gateway logs each refusal once, and says of what', () => {
     )
     assert.match(String(line['check']), /^[a-z_]+$/)
     assert.ok(line['resource'] === undefined || line['resource'] === RESOURCE)
+    for (const [stage, ms] of Object.entries(line['stages'] ?? {})) {
+      assert.match(`${stage} ${ms}`, /^(verify|replay|exchange|upstream) \d+(\.\d+)?$/)
+    }
   }
 })
 
