@@ -4,11 +4,10 @@
 import { realpathSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import closeWithGrace from 'close-with-grace'
 import { ConfigError, createGateway, loadConfig } from './app.ts'
 import { SHUTDOWN_SHARES } from './config.ts'
+import { boundHeap, settleHeap } from './heap.ts'
 import { isSupportedNode, OLDEST_NODE } from './lib/node-version.ts'
 
 /** Signals that say that the process is broken: a handler would keep it alive, and what they tell of from being seen. */
@@ -56,34 +55,7 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     // Told to stop before it listened.
     if (!stopping) startFailed(new Error(`HOST and PORT: ${error.message}`))
   })
-  // Not at once: it takes a tenth of a second, which would be one more to the start.
-  if (supported) setTimeout(collectOnce, 1_000).unref()
-}
-
-/**
- * Keeps the heap near what is in use: by default V8 lets a process on a large machine triple its heap before it
- * collects, and the pod scales out at 205 MiB (contract section 15). The first two flags are read at each collection.
- *
- * The other two are read at each allocation and each sweep of buffers: bodies that were passed on are collected by a
- * scavenge when there are a few MiB of them, and freed at once. V8 would wait for 64 MiB, mark and sweep the whole heap,
- * and free them when another thread finds the time. `test/gateway/streaming.test.ts` holds the gateway to its bound.
- */
-function boundHeap(): void {
-  setFlagsFromString('--semi-space-growth-factor=1')
-  setFlagsFromString('--heap-growing-percent=60')
-  setFlagsFromString('--scavenger-max-new-space-capacity-mb=2')
-  setFlagsFromString('--no-concurrent-array-buffer-sweeping')
-}
-
-/**
- * Collects what the start has left, and gives back the heap that it took: 30 MiB of 120, which a plain collection keeps.
- * V8 lets the heap grow by the share above from what its last full collection left, and until the first one to a size
- * that it takes from the machine's memory.
- */
-function collectOnce(): void {
-  setFlagsFromString('--expose-gc')
-  const collect: unknown = runInNewContext('gc')
-  if (typeof collect === 'function') collect({ execution: 'sync', flavor: 'last-resort' })
+  if (supported) settleHeap()
 }
 
 function configOf(env: NodeJS.ProcessEnv) {

@@ -129,8 +129,11 @@ async function memoryOf(redis: TestRedis): Promise<number> {
 
 async function measureGoodput(flooder: Flooder, gateway: Gateway, sts: string): Promise<void> {
   const { port } = gateway
-  const flood = (load: Partial<Flood>, count: number) =>
-    flooder.give({ port, seconds: SECONDS, mandates: { sts, resource: RESOURCE, count }, ...load })
+  const flood = (load: Partial<Flood>, most: number) => {
+    // Some are on their way when it ends, and what is then left of them serves again.
+    const mandates = { sts, resource: RESOURCE, count: Math.ceil(most * (SECONDS + 3)) }
+    return flooder.give({ port, seconds: SECONDS, mandates, ...load })
+  }
   const shares = AIMS.map((): number[] => [])
   const rows = [['', 'asked/s', '200/s', '503/s', 'left', 'p50 ms', 'p99 ms', 'of peak']]
   const row = (name: string, asked: number, flooded: Flooded, share: number) => {
@@ -145,13 +148,11 @@ async function measureGoodput(flooder: Flooder, gateway: Gateway, sts: string): 
     ])
   }
   for (let round = 0; round < ROUNDS; round++) {
-    // Those that were not spent serve again; as many as there can be in flight are on their way.
-    const mandates = Math.ceil(MOST * (SECONDS + 2)) + 4_000
-    const peak = await flood({ callers: CALLERS }, mandates)
+    const peak = await flood({ callers: CALLERS }, MOST)
     const most = peak.perSecond['200'] ?? Number.NaN
     row(`round ${round + 1}: peak`, most, peak, 1)
     for (const [index, { times }] of AIMS.entries()) {
-      const flooded = await flood({ rate: most * times }, mandates)
+      const flooded = await flood({ rate: most * times }, most * times)
       const share = (flooded.perSecond['200'] ?? 0) / most
       shares[index]?.push(share)
       row(`${times} times that`, most * times, flooded, share)
