@@ -1,6 +1,10 @@
 // Holds the spans that wait for a collector to their bound, and counts what becomes of each.
 import assert from 'node:assert/strict'
-import { describe, it } from 'node:test'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { connect } from 'node:net'
+import { describe, it, type TestContext } from 'node:test'
+import { setTimeout as pause } from 'node:timers/promises'
 import { TracerProvider } from '@opentelemetry/sdk-trace'
 import type { FastifyBaseLogger } from 'fastify'
 import type { CounterName } from '../../../plugins/metrics.ts'
@@ -44,7 +48,23 @@ async function within(milliseconds: number, work: Promise<unknown>): Promise<voi
   assert.ok(took < milliseconds, `took ${Math.round(took)} ms`)
 }
 
-describe('the spans of a gateway', () => {
+/** A port on which connections hang: nobody accepts them, and no more may wait for that. */
+async function unacceptingPort(t: TestContext): Promise<number | undefined> {
+  const script =
+    'const server = require("node:net").createServer().listen({ port: 0, host: "127.0.0.1", backlog: 1 }, () => console.log(server.address().port))'
+  const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.after(() => void child.kill('SIGKILL'))
+  const [line] = await once(child.stdout, 'data')
+  child.kill('SIGSTOP')
+  for (let n = 0; n < 8; n += 1) {
+    const socket = connect(Number(line), '127.0.0.1').on('error', () => undefined)
+    t.after(() => void socket.destroy())
+    if (!(await Promise.race([once(socket, 'connect'), pause(500)]))) return Number(line)
+  }
+  return undefined
+}
+
+describe('the spans of a gateway', { concurrency: true }, () => {
   it('leave by themselves, and the last ones when it closes', async t => {
     const collector = await startCollector(t)
     const { queue, send, counted, logged } = queueTo(collector.url)
@@ -88,6 +108,17 @@ describe('the spans of a gateway', () => {
     await until(() => counted.trace_spans_sent === 512)
     assert.equal(logged.at(-1)?.[1], 'traces are sent again')
     await queue.close(1_000)
+  })
+
+  it('are dropped when the collector cannot be connected to, however long that hangs', async t => {
+    const port = await unacceptingPort(t)
+    if (port === undefined) return t.skip('every connection is taken here')
+    const { queue, send, counted } = queueTo(`http://127.0.0.1:${port}`)
+    // As many as leave at once.
+    send(256)
+    await until(() => counted.trace_spans_dropped === 256, 30_000)
+    send(1)
+    await within(2_000, queue.close(200))
   })
 
   it('wait for a collector that is away, and are given up in time', async () => {
