@@ -6,6 +6,7 @@ import { type Config, configWarnings, pem, SHUTDOWN_SHARES } from './config.ts'
 import { createMemoryStore } from './dev/memory-store.ts'
 import { proxyTrust } from './lib/forwarded.ts'
 import { parseKeyValues } from './lib/key-values.ts'
+import { LogOutput } from './lib/log-output.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
 import { listener } from './listener.ts'
 import answers from './plugins/answers.ts'
@@ -48,9 +49,11 @@ const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', '
  * @throws Error when it cannot start: Redis or the revocation history is not to be had, or the bindings are broken
  */
 export async function createGateway(config: Config): Promise<FastifyInstance> {
-  const app: FastifyInstance = listener(config, () => app)
+  const output = new LogOutput()
+  const app: FastifyInstance = listener(config, output, () => app)
   try {
     await furnish(app, config)
+    output.onDrop = () => app.meters.count('log_lines_dropped')
     return app
   } catch (error) {
     // What has started already, a file watcher or a connection, must not outlive the attempt.

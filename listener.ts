@@ -6,7 +6,7 @@ import { createServer as createHttpsServer } from 'node:https'
 import Fastify, { type FastifyHttpOptions, type FastifyInstance, LogController } from 'fastify'
 import type { Logger } from 'pino'
 import type { Config } from './config.ts'
-import { LogOutput } from './lib/log-output.ts'
+import type { LogOutput } from './lib/log-output.ts'
 import { createLogger } from './lib/logger.ts'
 import { requestIdOf, routedUrl } from './lib/request-line.ts'
 import { refuse } from './plugins/answers.ts'
@@ -14,12 +14,17 @@ import { refuse } from './plugins/answers.ts'
 /**
  * Fastify on plain HTTP, or on TLS when a certificate is configured, which `plugins/certificate.ts` then gives the server.
  *
+ * @param output takes the log
  * @param app gives the instance that this returns, once there is one
  */
-export function listener(config: Config, app: () => FastifyInstance): FastifyInstance {
+export function listener(
+  config: Config,
+  output: LogOutput,
+  app: () => FastifyInstance,
+): FastifyInstance {
   const secure = config.tlsCertFile !== undefined
   return Fastify({
-    loggerInstance: logger(config.logLevel),
+    loggerInstance: logger(config.logLevel, output),
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestIdOf,
     rewriteUrl: request => routedUrl(request.url ?? '/'),
@@ -40,10 +45,9 @@ export function listener(config: Config, app: () => FastifyInstance): FastifyIns
   } as FastifyHttpOptions<Server>)
 }
 
-function logger(level: string): Logger {
-  const output = new LogOutput()
+function logger(level: string, output: LogOutput): Logger {
   const log = createLogger(level, output)
-  output.onDropped = lines => log.warn({ lines }, 'log lines were dropped: their reader is slow')
+  output.onRoom = lines => log.warn({ lines }, 'log lines were dropped: their reader is slow')
   return log
 }
 

@@ -21,8 +21,10 @@ const EXIT_INTERVAL = 5
  * exit it tries for ever to write to a pipe whose reader has just gone.
  */
 export class LogOutput {
+  /** A line is dropped. */
+  onDrop: () => void = () => undefined
   /** Lines were dropped, and there is room again: how many. */
-  onDropped: (lines: number) => void = () => undefined
+  onRoom: (dropped: number) => void = () => undefined
   readonly #fd: number
   readonly #sleeper = new Int32Array(new SharedArrayBuffer(4))
   #lines: string[] = []
@@ -44,6 +46,7 @@ export class LogOutput {
   write(line: string): void {
     if (this.#length + this.#rest.length + line.length > CAPACITY) {
       this.#dropped += 1
+      this.onDrop()
       return
     }
     this.#lines.push(line)
@@ -74,7 +77,7 @@ export class LogOutput {
     process.off('exit', this.#onExit)
     const dropped = this.#dropped
     this.#dropped = 0
-    if (dropped > 0) this.onDropped(dropped)
+    if (dropped > 0) this.onRoom(dropped)
   }
 
   #writeOut(): 'done' | 'full' | 'failed' {

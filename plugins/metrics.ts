@@ -55,6 +55,7 @@ const COUNTERS = {
   revocation_reloads: 'Rereads of the revocations that somebody asked for',
   revocation_reload_errors: 'Rereads of the revocations that somebody asked for and that failed',
   streams_revoked: 'Responses cut short by a revocation',
+  log_lines_dropped: 'Lines of the log that found no place to wait for its reader',
   trace_spans_sent: 'Spans that the collector has taken',
   trace_spans_dropped:
     'Spans that the collector did not take, or that found no place to wait for it',

@@ -32,4 +32,5 @@ export const COUNTERS = [
   'sts_exchange_unavailable',
   'trace_spans_sent',
   'trace_spans_dropped',
+  'log_lines_dropped',
 ] as const

@@ -5,7 +5,7 @@ import { LogOutput } from '../../lib/log-output.ts'
 
 const [, , lines = '0', until = '0'] = process.argv
 const output = new LogOutput()
-output.onDropped = dropped => output.write(`${JSON.stringify({ dropped })}\n`)
+output.onRoom = dropped => output.write(`${JSON.stringify({ dropped })}\n`)
 let longest = 0
 for (let n = 0; n < Number(lines); n++) {
   const startedAt = performance.now()
