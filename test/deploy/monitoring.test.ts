@@ -108,6 +108,17 @@ describe('the dashboard', () => {
     for (const query of queries) assertKnown(query)
   })
 
+  it('shows what the alerts watch', () => {
+    const shown = new Set(queries.flatMap(query => [...metricsOf(query)]).map(familyOf))
+    for (const { alert, expr } of rules) {
+      for (const name of metricsOf(expr)) {
+        // It shows denials by check, and requests by what became of them.
+        if (/^caracal_gateway_(?:denials_|requests_total$)/.test(name)) continue
+        assert.ok(shown.has(familyOf(name)), `${alert}: ${name}`)
+      }
+    }
+  })
+
   it('shows each panel in a place and under a number of its own, with a description', () => {
     const places = new Map<string, string>()
     const numbers = new Set<number>()
