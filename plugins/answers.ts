@@ -145,9 +145,10 @@ export function refuse(
   return reply.code(denial.statusCode).headers(headers).send(Buffer.from(body))
 }
 
-function logLevel({ check, statusCode }: Denial): 'debug' | 'info' | 'warn' {
+function logLevel({ check, statusCode }: Denial): 'debug' | 'info' | 'warn' | 'error' {
   // A flood is told of once a second, by whoever denies it.
   if (check === 'overloaded') return 'debug'
+  if (check === 'internal_error') return 'error'
   return statusCode >= 500 ? 'warn' : 'info'
 }
 

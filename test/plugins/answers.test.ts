@@ -284,7 +284,9 @@ describe('the error handler', () => {
       dispatched: 'no',
     })
     assert.ok(!answer.payload.includes('secret'))
-    assert.ok(logged.join('').includes('secret of /srv/app'))
+    const [line] = logged.map(text => JSON.parse(text))
+    assert.deepEqual([line.level, line.check], [50, 'internal_error'])
+    assert.ok(line.err.stack.includes('secret of /srv/app'))
     await app.close()
   })
 
