@@ -118,6 +118,8 @@ async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<v
     defaultMetrics: { enabled: true, register: registry },
     routeMetrics: { enabled: false },
   })
+  // Node.js keeps what observes its collections for as long as it runs, and with it the registry.
+  app.addHook('onClose', async () => registry.clear())
   const registers = [registry]
   const counters = new Map<string, Counter>()
   for (const [name, help] of Object.entries(COUNTERS)) {

@@ -1,12 +1,13 @@
 // Holds the house together: gateways that share nothing, a start that fails whole, and checks in the contract's order.
 
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, it, type TestContext } from 'node:test'
+import { promisify } from 'node:util'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import { DENIALS, Denial } from '../denial.ts'
 import type { Claims } from '../dev/sts.ts'
@@ -63,6 +64,32 @@ describe('a gateway in one’s own process', () => {
 })
 
 describe('a process', () => {
+  it('keeps nothing of a gateway that was closed', async t => {
+    const world = await startWorld(t)
+    const script = `
+      import { createGateway, loadConfig } from './app.ts'
+      const config = loadConfig({ CARACAL_MODE: 'dev', LOG_LEVEL: 'silent', STS_URL: '${world.sts.url}' })
+      async function closed() {
+        const app = await createGateway(config)
+        await app.inject('/health')
+        await app.close()
+        return new WeakRef(app)
+      }
+      const gateways = [await closed(), await closed()]
+      const kept = () => gateways.filter(gateway => gateway.deref() !== undefined).length
+      for (let n = 0; n < 50 && kept() > 0; n++) {
+        await new Promise(resolve => setTimeout(resolve, 100))
+        gc()
+      }
+      console.log(kept())`
+    const args = ['--expose-gc', '--input-type=module', '--eval', script]
+    const { stdout } = await promisify(execFile)(process.execPath, args, {
+      cwd: join(import.meta.dirname, '..'),
+      timeout: 60_000,
+    })
+    assert.equal(stdout, '0\n')
+  })
+
   it('ends by itself when its gateway could not start, or was closed', async t => {
     const world = await startWorld(t)
     const usual = { CARACAL_MODE: 'dev', LOG_LEVEL: 'silent', STS_URL: world.sts.url }
