@@ -30,7 +30,7 @@ function openingAttributes({ method, raw, id }: FastifyRequest): Attributes {
   return {
     'http.request.method': method,
     'url.scheme': 'encrypted' in raw.socket && raw.socket.encrypted === true ? 'https' : 'http',
-    'network.protocol.version': raw.httpVersionMajor === 2 ? '2' : raw.httpVersion,
+    'network.protocol.version': raw.httpVersion,
     'caracal.request_id': id,
   }
 }
