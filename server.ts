@@ -14,6 +14,12 @@ import { isSupportedNode, OLDEST_NODE } from './lib/node-version.ts'
 const NOT_OURS = ['SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV', 'SIGTRAP', 'SIGUSR2'] as const
 
 /**
+ * Connections that may wait to be accepted; the system's own limit is lower where it is. With Node's 511 a burst of new
+ * callers is dropped before anybody can tell them that the gateway is overloaded, and they try again after a second.
+ */
+const BACKLOG = 4_096
+
+/**
  * Serves until SIGTERM or SIGINT. A configuration or a dependency that does not allow a start ends the process with
  * status 1 and one clear line for each problem, before anything listens.
  *
@@ -51,7 +57,8 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
       app.log.info('stopped')
     },
   )
-  await app.listen({ port: config.port, host: config.host }).catch((error: Error) => {
+  const address = { port: config.port, host: config.host, backlog: BACKLOG }
+  await app.listen(address).catch((error: Error) => {
     // Told to stop before it listened.
     if (!stopping) startFailed(new Error(`HOST and PORT: ${error.message}`))
   })

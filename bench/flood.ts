@@ -29,13 +29,16 @@ export interface Flooded {
 }
 
 const MINTERS = 16
+/** Of callers that do not wait for one another: twice what may be in flight. */
+const CONNECTIONS = 2_000
 const RAMP = 1_500
 /** Milliseconds between two looks at the clock. */
 const TICK = 2
 
 async function flood({ port, callers, rate, seconds, mandates }: Flood): Promise<Flooded> {
   const requests = mandates === undefined ? undefined : await mint(mandates)
-  const client = new RawClient(port)
+  const client = new RawClient(port, callers ?? CONNECTIONS)
+  if (rate !== undefined) await client.open('GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n')
   const counts: Record<string, number> = {}
   const times: number[] = []
   let answers = 0

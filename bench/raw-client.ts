@@ -2,27 +2,57 @@
 // status and where it ends.
 import { connect, type Socket } from 'node:net'
 
+/** Requests at a time while connections are opened. */
+const OPENERS = 32
+
 /** Keeps connections to one server, one request at a time on each. */
 export class RawClient {
   readonly #port: number
+  readonly #most: number
   readonly #idle: Connection[] = []
   readonly #all = new Set<Connection>()
+  readonly #queue: ((connection: Connection) => void)[] = []
 
-  constructor(port: number) {
+  /** @param most connections; a request for which none is free waits: whoever calls a gateway has a pool of them */
+  constructor(port: number, most = Infinity) {
     this.#port = port
+    this.#most = most
+  }
+
+  /** Opens all connections, and waits until the server has taken them: it accepts one in a turn of its loop. */
+  async open(request: string): Promise<void> {
+    const connections: Connection[] = []
+    const opener = async () => {
+      while (this.#all.size < this.#most) {
+        const connection = this.#open()
+        await connection.send(request)
+        connections.push(connection)
+      }
+    }
+    await Promise.all(Array.from({ length: OPENERS }, opener))
+    this.#idle.push(...connections)
   }
 
   /** Sends a whole request. @returns the answer's status, once the answer is whole */
   async send(request: string): Promise<number> {
-    const connection = this.#idle.pop() ?? this.#open()
+    const connection = await this.#free()
     const status = await connection.send(request)
-    if (connection.usable) this.#idle.push(connection)
-    else this.#all.delete(connection)
+    const next = this.#queue.shift()
+    if (!connection.usable) this.#all.delete(connection)
+    if (next !== undefined) next(connection.usable ? connection : this.#open())
+    else if (connection.usable) this.#idle.push(connection)
     return status
   }
 
   close(): void {
     for (const connection of this.#all) connection.close()
+  }
+
+  #free(): Connection | Promise<Connection> {
+    const idle = this.#idle.pop()
+    if (idle !== undefined) return idle
+    if (this.#all.size < this.#most) return this.#open()
+    return new Promise(resolve => this.#queue.push(resolve))
   }
 
   #open(): Connection {

@@ -2,7 +2,7 @@
  * Guarantees the exact form of a token exchange: its body, its signature, and what its answer may say
  * (contract section 4, RFC 8693).
  */
-import { createHash, createHmac, type KeyObject } from 'node:crypto'
+import { createHmac, hash, type KeyObject } from 'node:crypto'
 
 /** One request's exchange, in the terms of contract section 4. */
 export interface ExchangeRequest {
@@ -45,7 +45,7 @@ export interface SignedRequest {
 
 /** Hex HMAC-SHA256 over `{timestamp}\n{nonce}\n{METHOD}\n{path}\n{hex SHA-256 of the body}`. */
 export function exchangeSignature(key: KeyObject, request: SignedRequest): string {
-  const digest = createHash('sha256').update(request.body).digest('hex')
+  const digest = hash('sha256', request.body)
   return createHmac('sha256', key)
     .update(`${request.timestamp}\n${request.nonce}\n${request.method}\n${request.path}\n${digest}`)
     .digest('hex')

@@ -1,7 +1,7 @@
 /**
  * The verified mandate: what a request may rely on once its signature holds (contract section 3).
  */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { PresentedToken } from './bearer.ts'
 
 /** Claims of a team's own; extend by declaration merging. */
@@ -97,5 +97,5 @@ function text(value: unknown): string | undefined {
 
 /** The first 16 hex digits of the bearer's SHA-256: names a token in evidence without revealing it. */
 export function subjectFingerprint(token: string): string {
-  return createHash('sha256').update(token).digest('hex').slice(0, 16)
+  return hash('sha256', token).slice(0, 16)
 }

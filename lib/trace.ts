@@ -1,7 +1,7 @@
 /**
  * Keeps or starts a trace (W3C Trace Context section 3.2).
  */
-import { randomBytes } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 
 const TRACEPARENT =
   /^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$/
@@ -23,7 +23,12 @@ export function traceContext(traceparent: string | undefined): TraceContext {
   if (whole !== undefined && traceId !== undefined && !(whole.startsWith('00') && more)) {
     return { traceparent: whole, traceId, inherited: true }
   }
-  const ids = randomBytes(24).toString('hex')
-  const newId = ids.slice(0, 32)
-  return { traceparent: `00-${newId}-${ids.slice(32)}-00`, traceId: newId, inherited: false }
+  const newId = randomDigits()
+  const parentId = randomDigits().slice(16)
+  return { traceparent: `00-${newId}-${parentId}-00`, traceId: newId, inherited: false }
+}
+
+/** 32 hex digits, 122 random bits of them: Node keeps UUIDs ready, other random bytes cost ten times as much. */
+function randomDigits(): string {
+  return randomUUID().replaceAll('-', '')
 }

@@ -1,7 +1,7 @@
 /**
  * Guarantees one signed, bounded, never repeated token exchange per request (contract section 4).
  */
-import { type KeyObject, randomBytes } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
@@ -18,6 +18,7 @@ import {
   parseExchangeRefusal,
 } from '../lib/exchange.ts'
 import { isFieldValue, joinedLines } from '../lib/headers.ts'
+import { RandomHex } from '../lib/random-hex.ts'
 import { hmacKey } from '../lib/stream-signature.ts'
 
 declare module 'fastify' {
@@ -77,6 +78,7 @@ export interface StsOptions {
 const MAX_ANSWER_BYTES = 16 * 1024
 const CIRCUIT = { threshold: 3, openFor: 10_000 }
 const USER_AGENT = 'caracal-gateway'
+const NONCE_BYTES = 32
 
 async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
   const { now = Date.now, clock = () => performance.now() } = options
@@ -96,6 +98,7 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
       key: options.key,
     }),
   })
+  const nonces = new RandomHex()
   const circuit = new Circuit({
     ...CIRCUIT,
     onOpen: () => {
@@ -116,7 +119,7 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
       accept: 'application/json',
       'user-agent': USER_AGENT,
       'x-request-id': request.requestId,
-      ...(key && signatureHeaders(key, path, body, now())),
+      ...(key && signatureHeaders(key, { nonce: nonces.draw(NONCE_BYTES), path, body }, now())),
     }
     const post = { path, method: 'POST', headers, body } as const
     return readAnswer(await send(pool, post, options.timeout, signal))
@@ -171,18 +174,19 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
   })
 }
 
-function signatureHeaders(key: KeyObject, path: string, body: string, now: number) {
+function signatureHeaders(
+  key: KeyObject,
+  request: { readonly nonce: string; readonly path: string; readonly body: string },
+  now: number,
+) {
   const timestamp = Math.floor(now / 1000)
-  const nonce = randomBytes(32).toString('hex')
   return {
     'x-caracal-gateway-timestamp': String(timestamp),
-    'x-caracal-gateway-request': nonce,
+    'x-caracal-gateway-request': request.nonce,
     'x-caracal-gateway-signature': exchangeSignature(key, {
+      ...request,
       timestamp,
-      nonce,
       method: 'POST',
-      path,
-      body,
     }),
   }
 }
