@@ -97,7 +97,7 @@ async function connections(
     answer(response, foreign, requestId, { connection: 'close' })
   }
 
-  /** The framework's way to the same answer costs several times as much, and whoever floods the gateway gets many. */
+  /** Past the framework, whose way to the same answer is longer: whoever floods the gateway gets many of them. */
   function refuseOverloaded(request: IncomingMessage, response: ServerResponse): void {
     app.meters.count('requests')
     app.meters.count('requests_denied')
