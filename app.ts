@@ -198,7 +198,7 @@ function tracingOptions(config: Config) {
     share: config.otelTracesSamplerArg,
     stsUrl: config.stsUrl,
     // Evidence has had its time by then, and the process is to end in time.
-    flushTimeout: config.shutdownTimeout / 10,
+    flushTimeout: config.shutdownTimeout * SHUTDOWN_SHARES.traces,
   }
 }
 

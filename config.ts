@@ -14,7 +14,7 @@ import { parseRedisUrl, REDIS_URL_FORMS } from './lib/redis-url.ts'
 import { Secret } from './lib/secret.ts'
 
 /** How `SHUTDOWN_TIMEOUT` is shared out: what is still under way when `service` is over ends. */
-export const SHUTDOWN_SHARES = { service: 0.75, lastAnswers: 0.02, evidence: 0.1 }
+export const SHUTDOWN_SHARES = { service: 0.75, lastAnswers: 0.02, evidence: 0.1, traces: 0.1 }
 
 /** What a text breaks: the rest of a sentence that begins with the variable's name. */
 class Unfit {

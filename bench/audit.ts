@@ -5,12 +5,11 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { DEV_ISSUER } from '../dev/sts.ts'
 import { AUDIT_STREAM } from '../plugins/audit/sink.ts'
-import { type Gateway, KEYS, startGateway } from '../test/gateway/harness.ts'
-import { startRedis, type TestRedis } from '../test/redis.ts'
+import { type Gateway, startGateway } from '../test/gateway/harness.ts'
+import { type Counterparts, RESOURCE, startCounterparts } from './counterparts.ts'
 import type { Load, Taken } from './load.ts'
-import { startServer, startWorker } from './processes.ts'
+import { startWorker } from './processes.ts'
 import { Ends, median, Report } from './report.ts'
 
 const { values } = parseArgs({
@@ -32,7 +31,6 @@ const REQUESTS = 100
 const WARM_SLICES = 60
 /** Slices of a generation at a fixed rate. */
 const TIMED_SLICES = 6
-const RESOURCE = 'resource://bench'
 /** CPU of `strict` as a multiple of `relaxed`. */
 const AIM = 1.05
 
@@ -69,23 +67,11 @@ tell()
 report.end()
 
 async function measure(): Promise<void> {
-  const redis = await startRedis(ends)
-  const upstream = await startServer(ends, 'streams-upstream.ts', {}, /^(\d+)$/)
-  const { said: sts } = await startServer(
-    ends,
-    '../dev/sts-server.ts',
-    {
-      PORT: '0',
-      RESOURCE,
-      UPSTREAM_URL: `http://127.0.0.1:${upstream.said}`,
-      GATEWAY_STS_HMAC_KEY: KEYS.sts,
-    },
-    /(http:\S+)$/,
-  )
+  const { redis, sts, env } = await startCounterparts(ends)
   for (let generation = 0; generation < GENERATIONS; generation++) {
     const contenders: Contender[] = []
     for (const durability of DURABILITIES) {
-      contenders.push({ durability, gateway: await start(durability, redis, sts) })
+      contenders.push({ durability, gateway: await start(durability, env) })
     }
     const load = startWorker<Load, readonly Taken[]>(ends, 'load.ts')
     const give = (slices: number, rate: number | undefined) =>
@@ -110,21 +96,10 @@ async function measure(): Promise<void> {
   }
 }
 
-async function start(durability: Durability, redis: TestRedis, sts: string): Promise<Gateway> {
+async function start(durability: Durability, env: Counterparts['env']): Promise<Gateway> {
   const directory = await mkdtemp(join(values.dir, 'bench-audit-'))
   ends.after(() => rm(directory, { recursive: true, force: true }))
-  return startGateway(ends, {
-    CARACAL_MODE: 'stable',
-    STS_URL: sts,
-    STS_ISSUER: DEV_ISSUER,
-    REDIS_URL: redis.url,
-    GATEWAY_STS_HMAC_KEY: KEYS.sts,
-    STREAMS_HMAC_KEY: KEYS.streams,
-    AUDIT_HMAC_KEY: KEYS.audit,
-    METRICS_BEARER: 'metrics-bearer',
-    AUDIT_DURABILITY: durability,
-    AUDIT_REPLAY_DIR: directory,
-  })
+  return startGateway(ends, { ...env, AUDIT_DURABILITY: durability, AUDIT_REPLAY_DIR: directory })
 }
 
 function collect(all: readonly Taken[], add: (figures: Figures, taken: Taken) => void): void {

@@ -1,7 +1,7 @@
 // A flood of requests from a process of its own, by callers that wait for their answers or by the clock whatever becomes
 // of those before. A mandate that was refused as overloaded was not spent, and serves again.
 import { setTimeout as pause } from 'node:timers/promises'
-import { Pool } from 'undici'
+import { mint } from './mint.ts'
 import { RawClient } from './raw-client.ts'
 
 /** What is to be sent. */
@@ -28,7 +28,6 @@ export interface Flooded {
   readonly lost: number
 }
 
-const MINTERS = 16
 /** Of callers that do not wait for one another: twice what may be in flight. */
 const CONNECTIONS = 2_000
 const RAMP = 1_500
@@ -36,7 +35,7 @@ const RAMP = 1_500
 const TICK = 2
 
 async function flood({ port, callers, rate, seconds, mandates }: Flood): Promise<Flooded> {
-  const requests = mandates === undefined ? undefined : await mint(mandates)
+  const requests = mandates === undefined ? undefined : await requestsOf(mandates)
   const client = new RawClient(port, callers ?? CONNECTIONS)
   if (rate !== undefined) await client.open('GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n')
   const counts: Record<string, number> = {}
@@ -87,20 +86,13 @@ function requestWith(headers: string): string {
 /** What was minted and not spent yet: all floods of a process present mandates of one STS. */
 const minted: string[] = []
 
-async function mint({ sts, resource, count }: NonNullable<Flood['mandates']>): Promise<string[]> {
-  const pool = new Pool(sts, { connections: MINTERS })
-  const path = `/mint?${new URLSearchParams({ resource }).toString()}`
-  const minter = async () => {
-    while (minted.length < count) {
-      const { body } = await pool.request({ path, method: 'GET' })
-      const token = await body.text()
-      minted.push(
-        requestWith(`Authorization: Bearer ${token}\r\nX-Caracal-Resource: ${resource}\r\n`),
-      )
-    }
-  }
-  await Promise.all(Array.from({ length: MINTERS }, minter))
-  await pool.close()
+async function requestsOf(mandates: NonNullable<Flood['mandates']>): Promise<string[]> {
+  const { resource, count } = mandates
+  await mint(mandates, count - minted.length, token =>
+    minted.push(
+      requestWith(`Authorization: Bearer ${token}\r\nX-Caracal-Resource: ${resource}\r\n`),
+    ),
+  )
   return minted
 }
 

@@ -2,6 +2,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { Pool } from 'undici'
 import { cpuOf } from './cpu.ts'
+import { mint } from './mint.ts'
 
 /** What is to be sent. */
 export interface Load {
@@ -41,7 +42,8 @@ function pool(url: string): Pool {
 /** Sends all slices. @returns what each gateway's took */
 async function run(load: Load): Promise<readonly Taken[]> {
   const { gateways, slices, requests, rate } = load
-  const tokens = await mint(load, gateways.length * slices * requests)
+  const tokens: string[] = []
+  await mint(load, gateways.length * slices * requests, token => tokens.push(token))
   const taken = gateways.map(() => ({ times: new Array<number>(), cpu: new Array<number>() }))
   for (let slice = 0; slice < slices; slice++) {
     for (let turn = 0; turn < gateways.length; turn++) {
@@ -58,18 +60,6 @@ async function run(load: Load): Promise<readonly Taken[]> {
     }
   }
   return taken
-}
-
-async function mint({ sts, resource }: Load, count: number): Promise<string[]> {
-  const tokens: string[] = []
-  const path = `/mint?${new URLSearchParams({ resource }).toString()}`
-  await repeat(count, async () => {
-    const { statusCode, body } = await pool(sts).request({ path, method: 'GET' })
-    const token = await body.text()
-    if (statusCode !== 200) throw new Error(`the STS answered ${statusCode}: ${token}`)
-    tokens.push(token)
-  })
-  return tokens
 }
 
 async function request(gateway: string, resource: string, token: string): Promise<void> {

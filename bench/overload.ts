@@ -4,9 +4,9 @@
 // npm run bench:overload [-- --rounds=5 --seconds=4]
 import { parseArgs } from 'node:util'
 import { request } from 'undici'
-import { DEV_ISSUER } from '../dev/sts.ts'
-import { type Gateway, KEYS, startGateway } from '../test/gateway/harness.ts'
-import { startRedis, type TestRedis } from '../test/redis.ts'
+import { type Gateway, startGateway } from '../test/gateway/harness.ts'
+import type { TestRedis } from '../test/redis.ts'
+import { RESOURCE, startCounterparts } from './counterparts.ts'
 import { cpuOf } from './cpu.ts'
 import type { Flood, Flooded } from './flood.ts'
 import { type Server, startServer, startWorker, type Worker } from './processes.ts'
@@ -33,7 +33,6 @@ const AIMS = [
 const COST_AIM = 0.25
 const COST_CALLERS = 16
 const COST_SECONDS = 1
-const RESOURCE = 'resource://bench'
 
 /** Requests a second that the gateway cannot be expected to answer. */
 const MOST = 3_000
@@ -50,28 +49,10 @@ try {
 report.end()
 
 async function measure(): Promise<void> {
-  const redis = await startRedis(ends)
-  const upstream = await startServer(ends, 'streams-upstream.ts', {}, /^(\d+)$/)
-  const upstreamUrl = `http://127.0.0.1:${upstream.said}`
-  const { said: sts } = await startServer(
-    ends,
-    '../dev/sts-server.ts',
-    { PORT: '0', RESOURCE, UPSTREAM_URL: upstreamUrl, GATEWAY_STS_HMAC_KEY: KEYS.sts },
-    /(http:\S+)$/,
-  )
-  const start = (env: Record<string, string>) =>
-    startGateway(ends, {
-      CARACAL_MODE: 'stable',
-      STS_URL: sts,
-      STS_ISSUER: DEV_ISSUER,
-      REDIS_URL: redis.url,
-      GATEWAY_STS_HMAC_KEY: KEYS.sts,
-      STREAMS_HMAC_KEY: KEYS.streams,
-      AUDIT_HMAC_KEY: KEYS.audit,
-      ...env,
-    })
+  const { redis, sts, upstream, env } = await startCounterparts(ends)
+  const start = (own: Record<string, string>) => startGateway(ends, { ...env, ...own })
   const flooder: Flooder = startWorker(ends, 'flood.ts')
-  const bare = await startServer(ends, 'bare.ts', { UPSTREAM: upstreamUrl }, /^(\d+)$/)
+  const bare = await startServer(ends, 'bare.ts', { UPSTREAM: upstream }, /^(\d+)$/)
   const gateway = await start({})
   await measureShares(flooder, { gateway, bare, redis, sts })
   await measureGoodput(flooder, gateway, sts)

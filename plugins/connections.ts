@@ -117,12 +117,12 @@ async function connections(
         response.shouldKeepAlive = false
       }
       const { method = '', url = '', httpVersion } = request
-      const known = HTTP_METHODS.has(method) && HTTP_VERSIONS.has(httpVersion)
-      if (known && app.overload.full && stands(connection, request) && isProxiedUrl(url)) {
+      const served = HTTP_METHODS.has(method) && HTTP_VERSIONS.has(httpVersion)
+      if (served && app.overload.full && stands(connection, request) && isProxiedUrl(url)) {
         return refuseOverloaded(request, response)
       }
       connection.take({ request, response, proxied: undefined }, idleTimeout)
-      if (known) serve(request, response)
+      if (served) serve(request, response)
       else refuseForeign(request, response)
     },
 

@@ -34,3 +34,23 @@ export const COUNTERS = [
   'trace_spans_dropped',
   'log_lines_dropped',
 ] as const
+
+/** Gauges without labels that every gateway has, without prefix. */
+export const GAUGES = [
+  'sts_exchange_latency_ms',
+  'sts_circuit_open',
+  'audit_replay_files',
+  'audit_replay_bytes',
+  'audit_replay_oldest_age_seconds',
+  'audit_queue_depth',
+  'audit_queue_capacity',
+  'revocations_active',
+  'revocation_snapshot_age_seconds',
+  'revocation_snapshot_fresh',
+  'revocation_propagation_seconds',
+  'revocation_history_incomplete',
+  'bindings_loaded',
+  'bindings_stale',
+  'streams_open',
+  'requests_in_flight',
+]

@@ -4,26 +4,11 @@ import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import type { FastifyInstance } from 'fastify'
 import { DENIALS } from '../../denial.ts'
-import { COUNTERS } from '../counters.ts'
+import { COUNTERS, GAUGES } from '../counters.ts'
 import { createTestGateway, startWorld } from '../in-process.ts'
 import { until } from '../until.ts'
 import { RESOURCE } from './harness.ts'
 
-const GAUGES = [
-  'sts_exchange_latency_ms',
-  'sts_circuit_open',
-  'audit_replay_files',
-  'audit_replay_bytes',
-  'audit_replay_oldest_age_seconds',
-  'audit_queue_depth',
-  'audit_queue_capacity',
-  'revocations_active',
-  'revocation_snapshot_age_seconds',
-  'revocation_snapshot_fresh',
-  'revocation_propagation_seconds',
-  'bindings_loaded',
-  'streams_open',
-]
 const HISTOGRAMS = ['request_duration_seconds', 'stage_duration_seconds', 'revocation_cut_seconds']
 const LABELLED = ['denials', 'would_deny', 'jwks_refetch']
 

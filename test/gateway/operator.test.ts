@@ -9,7 +9,7 @@ import { before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { freePort } from '../redis.ts'
 import { until } from '../until.ts'
-import { COUNTERS } from '../counters.ts'
+import { COUNTERS, GAUGES } from '../counters.ts'
 import {
   call,
   type CallOptions,
@@ -24,25 +24,6 @@ import { revoke, suiteCleanup, temporaryDirectory } from './support.ts'
 
 const RELOAD = '/internal/revocations/reload'
 const SERVER = fileURLToPath(new URL('../../dist/server.js', import.meta.url))
-
-const GAUGES = [
-  'sts_exchange_latency_ms',
-  'sts_circuit_open',
-  'audit_replay_files',
-  'audit_replay_bytes',
-  'audit_replay_oldest_age_seconds',
-  'audit_queue_depth',
-  'audit_queue_capacity',
-  'revocations_active',
-  'revocation_snapshot_age_seconds',
-  'revocation_snapshot_fresh',
-  'revocation_propagation_seconds',
-  'revocation_history_incomplete',
-  'bindings_loaded',
-  'bindings_stale',
-  'streams_open',
-  'requests_in_flight',
-]
 
 // Readiness is a matter of waiting: it does so beside the rest, on a stack of its own.
 describe('the gateway', { concurrency: 2 }, () => {
