@@ -9,6 +9,7 @@ import { describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'undici'
 import { createCertificate } from '../certificate.ts'
+import { lastFirst } from '../cleanup.ts'
 import { until } from '../until.ts'
 import {
   call,
@@ -257,48 +258,54 @@ describe('told to stop, the gateway', { concurrency: 3 }, () => {
     ['is away', (stack: Stack) => stack.redis.stop()],
     ['hangs', async (stack: Stack) => stack.redis.pause()],
   ] as const) {
-    test(`keeps its evidence on disk when Redis ${what}, and exits with 0 in time`, async t => {
-      const directory = await temporaryDirectory(t)
-      const env = { AUDIT_REPLAY_DIR: directory, SHUTDOWN_TIMEOUT: '5s' }
-      const stack = await startStack(t, { env, redis: { durable: true } })
-      t.after(async () => stack.redis.resume())
-      const arrived = held(stack)
-      const answered = stack.call('/kept', { headers: { 'x-request-id': 'kept-1' } })
-      const answer = await arrived
-      await trouble(stack)
-      const stopped = stop(stack.gateway)
-      answer()
-      assert.equal((await answered).status, 200)
-      const { code, milliseconds } = await stopped
-      assert.equal(code, 0)
-      assert.ok(milliseconds < 7_000, String(milliseconds))
-      const kept = [...filesIn(directory)].filter(([, text]) => text.includes('kept-1'))
-      assert.ok(kept.length > 0)
-      if (what === 'is away') await stack.redis.restart()
-      else stack.redis.resume()
-      const next = await startGateway(t, stack.env)
-      assert.deepEqual(await statusOf(stack, 'kept-1'), ['executed'])
-      assert.equal(await next.stop(), 0)
-    })
+    test(
+      `keeps its evidence on disk when Redis ${what}, and exits with 0 in time`,
+      lastFirst(async t => {
+        const directory = await temporaryDirectory(t)
+        const env = { AUDIT_REPLAY_DIR: directory, SHUTDOWN_TIMEOUT: '5s' }
+        const stack = await startStack(t, { env, redis: { durable: true } })
+        t.after(async () => stack.redis.resume())
+        const arrived = held(stack)
+        const answered = stack.call('/kept', { headers: { 'x-request-id': 'kept-1' } })
+        const answer = await arrived
+        await trouble(stack)
+        const stopped = stop(stack.gateway)
+        answer()
+        assert.equal((await answered).status, 200)
+        const { code, milliseconds } = await stopped
+        assert.equal(code, 0)
+        assert.ok(milliseconds < 7_000, String(milliseconds))
+        const kept = [...filesIn(directory)].filter(([, text]) => text.includes('kept-1'))
+        assert.ok(kept.length > 0)
+        if (what === 'is away') await stack.redis.restart()
+        else stack.redis.resume()
+        const next = await startGateway(t, stack.env)
+        assert.deepEqual(await statusOf(stack, 'kept-1'), ['executed'])
+        assert.equal(await next.stop(), 0)
+      }),
+    )
   }
 
-  test('goes at once, with 1, when it is told again, and its next start tells the rest', async t => {
-    const directory = await temporaryDirectory(t)
-    const stack = await startStack(t, { env: { AUDIT_REPLAY_DIR: directory } })
-    const arrived = held(stack)
-    const wire = new Wire(stack.gateway.port)
-    wire.send(`${head('GET /late', stack.mint(), 'X-Request-Id: cut-1')}\r\n`)
-    await arrived
-    stack.gateway.child.kill('SIGTERM')
-    await until(() => hasLogged(stack.gateway, /draining/))
-    const { code, milliseconds } = await stop(stack.gateway)
-    assert.equal(code, 1)
-    assert.ok(milliseconds < 2_000, String(milliseconds))
-    await wire.ended()
-    await until(() => hasLogged(stack.gateway, /second SIGTERM/))
-    await startGateway(t, stack.env)
-    assert.deepEqual(await statusOf(stack, 'cut-1'), ['interrupted'])
-  })
+  test(
+    'goes at once, with 1, when it is told again, and its next start tells the rest',
+    lastFirst(async t => {
+      const directory = await temporaryDirectory(t)
+      const stack = await startStack(t, { env: { AUDIT_REPLAY_DIR: directory } })
+      const arrived = held(stack)
+      const wire = new Wire(stack.gateway.port)
+      wire.send(`${head('GET /late', stack.mint(), 'X-Request-Id: cut-1')}\r\n`)
+      await arrived
+      stack.gateway.child.kill('SIGTERM')
+      await until(() => hasLogged(stack.gateway, /draining/))
+      const { code, milliseconds } = await stop(stack.gateway)
+      assert.equal(code, 1)
+      assert.ok(milliseconds < 2_000, String(milliseconds))
+      await wire.ended()
+      await until(() => hasLogged(stack.gateway, /second SIGTERM/))
+      await startGateway(t, stack.env)
+      assert.deepEqual(await statusOf(stack, 'cut-1'), ['interrupted'])
+    }),
+  )
 })
 
 test('the gateway stops after an unexpected error, with 1, a last line, and its evidence', async t => {
