@@ -28,6 +28,9 @@ export const KEYS = { sts: 'a1'.repeat(32), streams: 'b2'.repeat(32), audit: 'c3
 export const ZONE = 'zone-1'
 export const RESOURCE = 'resource://billing-api'
 
+/** `TEST_WORKERS`: the processes of every gateway of these tests, unless a test says how many; 1 unless told. */
+export const WORKERS = Number(process.env['TEST_WORKERS'] || 1)
+
 const SERVER = fileURLToPath(new URL('../../dist/server.js', import.meta.url))
 
 /** A request as it reached the upstream. */
@@ -128,6 +131,7 @@ async function launchGateway(t: Cleanup, env: Readonly<Record<string, string>>):
       PORT: String(port),
       HOST: '127.0.0.1',
       AUDIT_REPLAY_DIR: replayDirectory,
+      WORKERS: String(WORKERS),
       ...env,
     },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -163,7 +167,7 @@ async function launchGateway(t: Cleanup, env: Readonly<Record<string, string>>):
   await until(async () => {
     if (ended) throw new Error(`the gateway ended: ${output}`)
     if (env['TLS_CERT_FILE'] !== undefined)
-      return logs.some(line => String(line['msg']).includes('listening'))
+      return logs.some(line => String(line['msg']).startsWith('Server listening'))
     const answer = await call(url, '/ready', { resource: null }).catch(() => undefined)
     return answer?.status === 200
   }, 20_000)
