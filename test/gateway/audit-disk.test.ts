@@ -56,8 +56,10 @@ async function smallDisk(t: Scope): Promise<Disk> {
 
 /** The system lets no file grow beyond a limit, which stands for a disk without room. */
 async function limitedFiles(t: Scope): Promise<Disk> {
-  const limit = async ({ child }: Gateway, bytes: string) => {
-    await run('prlimit', ['--pid', String(child.pid), `--fsize=${bytes}:unlimited`])
+  const limit = async ({ servers }: Gateway, bytes: string) => {
+    for (const pid of servers()) {
+      await run('prlimit', ['--pid', String(pid), `--fsize=${bytes}:unlimited`])
+    }
   }
   return {
     directory: join(await temporaryDirectory(t), 'replay'),

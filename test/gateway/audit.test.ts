@@ -94,8 +94,11 @@ describe('before a request is dispatched, the gateway', () => {
       assert.equal((await stack.call()).status, 200)
       // Nothing is left to be written of that one.
       await until(() => journalIn(stack.gateway.replayDirectory).at(-1)?.[0] === 'D')
-      const limit = (bytes: string) =>
-        run('prlimit', ['--pid', String(stack.gateway.child.pid), `--fsize=${bytes}:unlimited`])
+      const limit = async (bytes: string) => {
+        for (const pid of stack.gateway.servers()) {
+          await run('prlimit', ['--pid', String(pid), `--fsize=${bytes}:unlimited`])
+        }
+      }
       await limit('100')
       const exchanges = stack.sts.exchanges.length
       const jti = randomUUID()

@@ -125,7 +125,7 @@ test(
     const replica = master === first ? second : first
 
     // Whatever the gateway will read of the master's answers, the replica has: Redis keeps its promise.
-    stack.gateway.child.kill('SIGSTOP')
+    stack.gateway.signal('SIGSTOP')
     let offset: string | undefined
     await until(async () => {
       const before = offset
@@ -137,7 +137,7 @@ test(
     await sentinel.follows(replica)
     const mandates = stack.sts.exchanges.map(({ fields }) => fields['subject_token'] ?? '')
     await master.stop()
-    stack.gateway.child.kill('SIGCONT')
+    stack.gateway.signal('SIGCONT')
     await sentinel.promoted(replica)
     await load.more('200', 100)
     await load.stop()
