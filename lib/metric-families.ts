@@ -45,14 +45,26 @@ export function mergeFamilies(processes: readonly (readonly Family[])[]): Family
     const series = Map.groupBy(samples, ({ metricName, labels }) =>
       JSON.stringify([metricName, labels]),
     )
-    const values = [...series.values()].map(of => mergeSamples(aggregator, of))
+    const values = [...series.values()].map(of => mergeSamples(worst(first, of) ?? aggregator, of))
     return [{ ...first, values }]
   })
 }
 
 /** Of a process that has ended: what only ever grows, so that no sum falls when its gauges go. */
 export function totals(families: readonly Family[]): Family[] {
-  return families.filter(({ type }) => type === 'counter' || type === 'histogram')
+  return families
+    .filter(({ type }) => type !== 'gauge')
+    .map(family => ({ ...family, values: family.values.filter(sample => !isQuantile(sample)) }))
+}
+
+/** Quantiles cannot be summed, and of delays of the event loop an average would hide the process that is late. */
+function worst({ name }: Family, [sample]: readonly Sample[]): 'max' | undefined {
+  const late = /^nodejs_eventloop_lag_p\d+_seconds$/.test(name)
+  return late || (sample !== undefined && isQuantile(sample)) ? 'max' : undefined
+}
+
+function isQuantile({ labels }: Sample): boolean {
+  return labels['quantile'] !== undefined
 }
 
 function mergeSamples(aggregator: Exclude<Aggregator, 'omit'>, samples: Sample[]): Sample {

@@ -50,7 +50,7 @@ export interface Overload {
 /** Of a limit of memory: what is left is for the requests that were admitted already. */
 const MEMORY_SHARE = 0.9
 /** Resident memory of the supervisor of several workers. */
-const SUPERVISOR_BYTES = 64 * 1024 * 1024
+const SUPERVISOR_BYTES = 80 * 1024 * 1024
 /** Share of its time that the event loop is busy, from which on it has none to spare. */
 const BUSY = 0.98
 /** Of the requests in flight: how many may wait for the gateway itself while its event loop has no time to spare. */

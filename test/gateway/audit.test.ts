@@ -12,7 +12,7 @@ import { writeEvent } from '../../lib/audit-event.ts'
 import { uuidv7 } from '../../lib/uuid.ts'
 import { lastFirst } from '../cleanup.ts'
 import { until } from '../until.ts'
-import { type AuditEvent, call, type Stack, startGateway, startStack } from './harness.ts'
+import { ALONE, type AuditEvent, call, type Stack, startGateway, startStack } from './harness.ts'
 import { assertRefusal, type Refusal } from './refusal.ts'
 import { filesIn, hasLogged, kill, temporaryDirectory } from './support.ts'
 
@@ -90,7 +90,7 @@ describe('before a request is dispatched, the gateway', () => {
   test(
     'refuses it when that cannot be written, and the next before they have spent anything',
     lastFirst(async t => {
-      const stack = await startStack(t)
+      const stack = await startStack(t, { env: ALONE })
       assert.equal((await stack.call()).status, 200)
       // Nothing is left to be written of that one.
       await until(() => journalIn(stack.gateway.replayDirectory).at(-1)?.[0] === 'D')

@@ -9,7 +9,7 @@ import { startCluster } from '../cluster.ts'
 import type { TestRedis } from '../redis.ts'
 import { startSentinel, type TestSentinel } from '../sentinel.ts'
 import { until } from '../until.ts'
-import { type Answer, call, type Stack, startStack } from './harness.ts'
+import { ALONE, type Answer, call, type Stack, startStack } from './harness.ts'
 import { assertAccounted, Load, PATIENT, work } from './load.ts'
 import { revoke, suiteCleanup } from './support.ts'
 
@@ -24,7 +24,7 @@ describe('the gateway behind sentinels', () => {
 
   before(async () => {
     sentinel = await startSentinel(suite, { password: 'p%@ss' })
-    stack = await startStack(suite, { env: { ...ENV, REDIS_URL: sentinel.url } })
+    stack = await startStack(suite, { env: { ...ALONE, ...ENV, REDIS_URL: sentinel.url } })
   })
 
   const present = (token: string) => call(stack.gateway.url, '/v1/invoices', { token })

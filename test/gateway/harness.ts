@@ -31,6 +31,12 @@ export const RESOURCE = 'resource://billing-api'
 /** `TEST_WORKERS`: the processes of every gateway of these tests, unless a test says how many; 1 unless told. */
 export const WORKERS = Number(process.env['TEST_WORKERS'] || 1)
 
+/**
+ * One process, whatever `TEST_WORKERS` says: for tests of what each worker knows by itself, as replicas do (its circuit,
+ * key sets, cached names, copy of the bindings, when it last saw Redis or the disk, counts of what it has read).
+ */
+export const ALONE = { WORKERS: '1' } as const
+
 const SERVER = fileURLToPath(new URL('../../dist/server.js', import.meta.url))
 
 /** A request as it reached the upstream. */
