@@ -14,6 +14,7 @@ import { freePort, startRedis } from '../redis.ts'
 import { startTlsProxy } from '../tls-proxy.ts'
 import { until } from '../until.ts'
 import {
+  ALONE,
   call,
   head,
   KEYS,
@@ -42,7 +43,7 @@ const EXPIRY = Date.UTC(2049, 11, 31, 23, 59, 59) / 1000
 describe('a gateway with a certificate', async () => {
   let pair = createCertificate()
   const files = await filesOf(pair)
-  const stack = await startStack({ after }, { env: files.env })
+  const stack = await startStack({ after }, { env: { ...ALONE, ...files.env } })
   const { gateway } = stack
 
   async function handshake(options: ConnectionOptions = {}): Promise<TLSSocket> {
