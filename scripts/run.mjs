@@ -62,9 +62,13 @@ const TASKS = {
     tool('biome', 'format', '--write')
   },
   docs: () => node('scripts/docs.ts'),
+  bench: () => bench('index'),
   'bench:audit': () => bench('audit'),
+  'bench:guard': () => bench('guard'),
   'bench:overload': () => bench('overload'),
+  'bench:profile': () => bench('profile'),
   'bench:revocation': () => bench('revocation', '--expose-gc'),
+  'bench:soak': () => bench('soak'),
   'bench:start': () => bench('start'),
   cover: () => {
     ensureServers()
