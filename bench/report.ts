@@ -56,9 +56,15 @@ export class Report {
   }
 }
 
-/** Collects what has to be ended, last first. */
+/** Collects what has to be ended, last first; a benchmark that is told to stop ends it too. */
 export class Ends implements Cleanup {
   readonly #ends: (() => Promise<void>)[] = []
+
+  constructor() {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      process.once(signal, () => void this.run().finally(() => process.exit(1)))
+    }
+  }
 
   after(end: () => Promise<void>): void {
     this.#ends.push(end)
