@@ -10,7 +10,8 @@ app.removeAllContentTypeParsers()
 app.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
 if (upstream === undefined) app.get('/*', (_request, reply) => reply.send('ok'))
 else {
-  await app.register(replyFrom, { base: upstream })
+  // Its 128 connections at most would be its streams at most.
+  await app.register(replyFrom, { base: upstream, undici: { connections: 20_000 } })
   app.all('/*', (_request, reply) => reply.from())
 }
 const url = await app.listen({ port: 0, host: '127.0.0.1', backlog: 4_096 })

@@ -54,7 +54,7 @@ async function measure(): Promise<void> {
   const ladder = await when('ladder', () => measureLadder(ends, stage, flooder, report, options))
   const denials = await when('denials', () => measureDenials(ends, stage, flooder, report, options))
   const streams = await when('streams', () =>
-    measureStreams(ends, stage, flooder, report, positive('streams')),
+    measureStreams(ends, stage, report, positive('streams')),
   )
   const bodies = await when('bodies', () => measureBodies(ends, stage, report, options.rounds))
   const start = await when('start', () => measureStarts(ends, report, STARTS))

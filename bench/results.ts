@@ -1,5 +1,5 @@
 // What a whole run leaves: figures as JSON, a chart, and the tables of docs/performance.md.
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import type { BodiesResult } from './bodies.ts'
 import { chartOf } from './chart.ts'
 import type { DenialResult } from './denials.ts'
@@ -28,6 +28,7 @@ export interface Results {
 
 /** Where the figures of the last whole run are kept. */
 export const RESULTS = new URL('results/', import.meta.url)
+const LATEST = new URL('latest.json', RESULTS)
 const PAGE = new URL('../docs/performance.md', import.meta.url)
 const BEGIN = '<!-- written by npm run bench -->'
 const END = '<!-- end -->'
@@ -36,17 +37,16 @@ const MIB = 1024 * KIB
 
 /** The figures of the last whole run; undefined when there are none. */
 export function readResults(): Results | undefined {
-  try {
-    return JSON.parse(readFileSync(new URL('latest.json', RESULTS), 'utf8'))
-  } catch {
-    return undefined
-  }
+  return existsSync(LATEST) ? JSON.parse(readFileSync(LATEST, 'utf8')) : undefined
 }
 
 /** Keeps the figures of a whole run, and writes the chart and the page that show them. */
-export function writeResults(results: Results): void {
+export function writeResults(measured: Results): void {
   mkdirSync(RESULTS, { recursive: true })
-  writeFileSync(new URL('latest.json', RESULTS), `${JSON.stringify(rounded(results), null, 2)}\n`)
+  writeFileSync(LATEST, `${JSON.stringify(measured, rounded, 2)}\n`)
+  // From what was kept, so that both can be told to agree with it.
+  const results = readResults()
+  if (results === undefined) throw new Error('the figures were not kept')
   writeFileSync(new URL('chart.svg', RESULTS), chartOf(results.ladder))
   writeFileSync(PAGE, withTables(readFileSync(PAGE, 'utf8'), results))
 }
@@ -138,9 +138,6 @@ function markdown([head = [], ...rows]: readonly (readonly string[])[]): string 
 }
 
 /** Five digits: more of them nobody measured. */
-function rounded(value: unknown): unknown {
-  if (typeof value === 'number') return Number(value.toPrecision(5))
-  if (Array.isArray(value)) return value.map(rounded)
-  if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, rounded(member)]))
+function rounded(_name: string, value: unknown): unknown {
+  return typeof value === 'number' ? Number(value.toPrecision(5)) : value
 }

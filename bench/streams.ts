@@ -3,8 +3,6 @@ import { connect, type Socket } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Cleanup } from '../test/redis.ts'
 import { memoryOf, openFiles } from './cpu.ts'
-import type { Mandates } from './flood.ts'
-import type { Flooder } from './ladder.ts'
 import type { Report } from './report.ts'
 import { signerOf } from './signer.ts'
 import { RESOURCE, type Stage } from './stage.ts'
@@ -19,10 +17,8 @@ export interface StreamsResult {
 }
 
 const OPENERS = 50
-/** Seconds of load before: what serves streams is then compiled, and its heap has its size. */
-const WARM_UP = 4
-/** More requests a second than a gateway answers. */
-const MOST = 6_000
+/** Streams that are opened before, and closed: what serves them is then there, and little else. */
+const WARM_UP = 500
 /** Milliseconds in which what was needed to open them is given back. */
 const SETTLE = 5_000
 /** Files that a process has open beside its streams. */
@@ -32,7 +28,6 @@ const SPARE_FILES = 500
 export async function measureStreams(
   ends: Cleanup,
   stage: Stage,
-  flooder: Flooder,
   report: Report,
   wanted: number,
 ): Promise<StreamsResult> {
@@ -42,30 +37,32 @@ export async function measureStreams(
   if (streams < wanted)
     report.note(`${wanted} were wanted: a process may open ${openFiles()} files`)
   const sign = signerOf(stage.key)
-  const measure = async (subject: Subject, warmUp: Mandates) => {
+  const measure = async (subject: Subject) => {
     const { port, pid } = subject
-    await flooder.give({ port, callers: 32, seconds: WARM_UP, ramp: 0, mandates: warmUp })
+    const open = async (count: number) => {
+      const sockets = await openStreams(port, count, () => sign(RESOURCE))
+      await pause(SETTLE)
+      return sockets
+    }
+    close(await open(WARM_UP))
     await pause(SETTLE)
     const before = memoryOf(pid).resident
-    const sockets = await openStreams(port, streams, () => sign(RESOURCE))
-    await pause(SETTLE)
+    const sockets = await open(streams)
     const bytes = (memoryOf(pid).resident - before) / streams
-    for (const socket of sockets) socket.destroy()
+    close(sockets)
     await subject.stop()
     return bytes
   }
-  const bareBytes = await measure(
-    await startBare(ends, stage.upstream),
-    stage.mandates(64, { reused: true }),
-  )
-  const gatewayBytes = await measure(
-    await startGateway(ends, stage.env),
-    stage.mandates(WARM_UP * MOST),
-  )
+  const bareBytes = await measure(await startBare(ends, stage.upstream))
+  const gatewayBytes = await measure(await startGateway(ends, stage.env))
   report.figure('bare reply-from: memory a stream', bareBytes / 1024, 'KiB')
   report.figure('gateway: memory a stream', gatewayBytes / 1024, 'KiB', 50)
   report.figure('gateway: times bare reply-from', gatewayBytes / bareBytes, 'x', 1)
   return { streams, gatewayBytes, bareBytes }
+}
+
+function close(sockets: readonly Socket[]): void {
+  for (const socket of sockets) socket.destroy()
 }
 
 async function openStreams(port: number, count: number, mint: () => string): Promise<Socket[]> {
