@@ -252,7 +252,7 @@ function node(...args) {
   })
 }
 
-/** npm passes a signal to its shell alone, and the shell dies without passing it on. */
+/** npm passes a signal to its shell alone, and the shell dies without passing it on. Returns what ends the watch. */
 function whenOrphaned(stop) {
   const parent = process.ppid
   const timer = setInterval(() => {
