@@ -120,7 +120,9 @@ export async function measureLadder(
     }
   }
   const results = resultsOf(contenders, straight)
-  tell(report, results)
+  report.table(ladderRows(results))
+  tellBars(report, results)
+  tellLocalChecks(report, contenders)
   for (const { subject } of contenders) await subject.stop()
   return results
 }
@@ -248,20 +250,23 @@ export function ladderRows(results: readonly RungResult[]): string[][] {
   ]
 }
 
-function tell(report: Report, results: readonly RungResult[]): void {
-  report.table(ladderRows(results))
-  const find = (name: string) => results.find(result => result.name === name)
-  const [whole, local, framework] = [WHOLE, 'local', 'framework'].map(find)
-  if (whole !== undefined) {
-    const { cpuRatio, p50Ratio, p99Ratio } = whole
-    report.figure('whole path: CPU, times bare reply-from', cpuRatio.median, 'x', 3.3)
-    report.figure('whole path: p50 at half load, times bare reply-from', p50Ratio.median, 'x', 3)
-    report.figure('whole path: p99 at half load, times bare reply-from', p99Ratio.median, 'x', 3)
-    report.figure('whole path: memory, idle', whole.idleBytes / MIB, 'MiB', 180)
-    report.figure('whole path: memory, most', whole.highWaterBytes / MIB, 'MiB', 180)
-  }
-  if (local !== undefined && framework !== undefined) {
-    const added = local.cpuRatio.median - framework.cpuRatio.median
-    report.figure('checks of request, claims, binding: CPU added', added, 'x', 0.3)
-  }
+function tellBars(report: Report, results: readonly RungResult[]): void {
+  const whole = results.find(({ name }) => name === WHOLE)
+  if (whole === undefined) return
+  const { cpuRatio, p50Ratio, p99Ratio } = whole
+  report.figure('whole path: CPU, times bare reply-from', cpuRatio.median, 'x', 3.3)
+  report.figure('whole path: p50 at half load, times bare reply-from', p50Ratio.median, 'x', 3)
+  report.figure('whole path: p99 at half load, times bare reply-from', p99Ratio.median, 'x', 3)
+  report.figure('whole path: memory, idle', whole.idleBytes / MIB, 'MiB', 180)
+  report.figure('whole path: memory, most', whole.highWaterBytes / MIB, 'MiB', 180)
+}
+
+/** What the checks that ask nobody add, round by round. */
+function tellLocalChecks(report: Report, contenders: readonly Contender[]): void {
+  const cpuOf = (name: string) => contenders.find(({ rung }) => rung.name === name)?.cpu
+  const [base, framework, local] = [BASE, 'framework', 'local'].map(cpuOf)
+  if (base === undefined || framework === undefined || local === undefined) return
+  const added = local.map((cpu, round) => cpu - (framework[round] ?? Number.NaN))
+  const { median } = ratioOf(added, base)
+  report.figure('checks of request, claims, binding: CPU added', median, 'x', 0.3)
 }

@@ -25,7 +25,7 @@ const OWNERS: readonly Rule[] = [
     'signature',
   ],
   [/dist\/(?:hooks\/replayed|plugins\/replay)/, 'replay claim'],
-  [/dist\/(?:hooks\/exchange|plugins\/sts|lib\/exchange)/, 'exchange'],
+  [/dist\/(?:hooks\/exchange|plugins\/sts|lib\/(?:exchange|bounded-request))/, 'exchange'],
   [
     /dist\/(?:hooks\/unsafe-upstream|plugins\/egress|routes\/proxy|lib\/(?:directive|upstream-))/,
     'egress and upstream',
@@ -45,8 +45,6 @@ const OWNERS: readonly Rule[] = [
 
 /** Packages and Node.js itself: they own what no file of the gateway's does, because a socket or a timer called them. */
 const CLIENTS: readonly Rule[] = [
-  // The STS is the only one that is asked by `request`; the upstream is dispatched to.
-  [/\/undici\/lib\/api\//, 'exchange'],
   [/\/undici\//, 'HTTP client: exchange or upstream'],
   [/\/ioredis\/|\/redis-parser\/|dist\/plugins\/store/, 'Redis client: claims and evidence'],
   [/\/reply-from\/|\/fastify\/lib\/reply|node:_http_outgoing/, 'response'],

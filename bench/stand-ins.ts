@@ -6,6 +6,7 @@ import { bearerToken, readBearer } from '../lib/bearer.ts'
 import { type Directive, parseDirective } from '../lib/directive.ts'
 import { type Mandate, mandateOf } from '../lib/mandate.ts'
 import { canonicalPath, requestTarget } from '../lib/path.ts'
+import { parseUpstreamUrl } from '../lib/upstream-url.ts'
 import type { Check } from '../plugins/passage.ts'
 
 export { denyWithoutEvidence } from '../hooks/evidence-unavailable.ts'
@@ -70,6 +71,6 @@ function mandateIn(authorization: string | undefined): Mandate {
 }
 
 function directiveWith(token: string): Directive {
-  const raw = { url: process.env['BENCH_UPSTREAM'], auth_mode: 'caracal_jwt' }
-  return parseDirective(raw, token, () => true)
+  const upstream = parseUpstreamUrl(process.env['BENCH_UPSTREAM'] ?? '')
+  return parseDirective({ auth_mode: 'caracal_jwt' }, token, upstream)
 }
