@@ -6,7 +6,7 @@ import type { Flood, Flooded } from './flood.ts'
 import type { Worker } from './processes.ts'
 import type { Cleanup } from '../test/redis.ts'
 import { ratioOf, type Report, type Spread, spreadOf } from './report.ts'
-import { BASE, type Rung, RUNGS, WHOLE } from './rungs.ts'
+import { BASE, type Rung, WHOLE } from './rungs.ts'
 import type { Stage } from './stage.ts'
 import type { Subject } from './subject.ts'
 
@@ -41,8 +41,8 @@ export interface LadderOptions {
   readonly rounds: number
   /** Seconds of each load of a round. */
   readonly seconds: number
-  /** Names of the rungs to measure, {@link BASE} among them; all unless told. */
-  readonly rungs?: readonly string[]
+  /** What to measure, {@link BASE} among it. */
+  readonly rungs: readonly Rung[]
 }
 
 /** A load generator. */
@@ -131,11 +131,10 @@ async function start(
   ends: Cleanup,
   stage: Stage,
   report: Report,
-  names: readonly string[] | undefined,
+  rungs: readonly Rung[],
 ): Promise<Contender[]> {
   const started: { rung: Rung; subject: Subject }[] = []
-  for (const rung of RUNGS) {
-    if (names !== undefined && !names.includes(rung.name)) continue
+  for (const rung of rungs) {
     const subject = await rung.start(ends, stage)
     if (subject === undefined) report.note(`${rung.title}: not installed here`)
     else started.push({ rung, subject })
