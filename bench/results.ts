@@ -104,7 +104,7 @@ function renderTables(results: Results): string {
     ]),
     '### By what the gateway holds',
     markdown([
-      ['bindings', 'revocations', 'CPU us', 'spread', 'x the cheapest', 'MiB'],
+      ['bindings', 'revocations', 'CPU us', 'spread', 'x one of each', 'MiB'],
       ...results.growth.map(({ bindings, revocations, cpu, times, residentBytes }) => [
         `${bindings}`,
         `${revocations}`,

@@ -28,8 +28,8 @@ export async function measureStarts(
   await stack.gateway.stop()
   const spread = spreadOf(took)
   report.section(`From start to ready, ${starts} starts`)
-  report.figure('fastest', spread.min, 'ms')
-  report.figure('median', spread.median, 'ms', BOUND)
-  report.figure('slowest', spread.max, 'ms')
+  report.figure('start to ready, fastest', spread.min, 'ms')
+  report.figure('start to ready, median', spread.median, 'ms', BOUND)
+  report.figure('start to ready, slowest', spread.max, 'ms')
   return spread
 }
