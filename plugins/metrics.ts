@@ -140,7 +140,9 @@ async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<v
       name: `${PREFIX}${name}_total`,
       help,
       registers: [],
-      collect: () => counter.inc(tally.take()),
+      collect() {
+        this.inc(tally.take())
+      },
     })
     registry.registerMetric(counter)
   }
@@ -153,7 +155,7 @@ async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<v
     labelNames: ['check'],
     registers: [],
     collect() {
-      for (const [check, tally] of deniedBy) denials.inc({ check }, tally.take())
+      for (const [check, tally] of deniedBy) this.inc({ check }, tally.take())
     },
   })
   registry.registerMetric(denials)
