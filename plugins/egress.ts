@@ -5,7 +5,6 @@
  * first (DNS rebinding). undici calls no `lookup` for an address written in the URL: `permits` judges those before.
  */
 import dns, { type LookupAddress } from 'node:dns'
-import type { Readable } from 'node:stream'
 import tls from 'node:tls'
 import replyFrom from '@fastify/reply-from'
 import type { FastifyInstance } from 'fastify'
@@ -50,7 +49,7 @@ export type Dispatch = (dispatcher: Dispatcher, respond: Respond) => void
 /** Takes an upstream's answer, its headers already filtered. */
 export type Respond = (
   error: null,
-  response: { statusCode: number; headers: ResponseHeaders; body: Readable },
+  response: { statusCode: number; headers: ResponseHeaders; body: { destroy(): unknown } },
 ) => void
 
 /** A name whose addresses must not be dialled, or that has none. */
