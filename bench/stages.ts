@@ -49,7 +49,7 @@ const CLIENTS: readonly Rule[] = [
   [/\/ioredis\/|\/redis-parser\/|dist\/plugins\/store/, 'Redis client: claims and evidence'],
   [/\/reply-from\/|\/fastify\/lib\/reply|node:_http_outgoing/, 'response'],
   [
-    /\/fastify\/|\/find-my-way\/|node:_http_(?:server|incoming|common)|node:net/,
+    /\/fastify\/|\/find-my-way\/|node:_http_(?:server|incoming|common)/,
     'accept and parse',
   ],
   [/\/pino\/|dist\/lib\/log/, 'log'],
