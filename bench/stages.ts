@@ -48,10 +48,7 @@ const CLIENTS: readonly Rule[] = [
   [/\/undici\//, 'HTTP client: exchange or upstream'],
   [/\/ioredis\/|\/redis-parser\/|dist\/plugins\/store/, 'Redis client: claims and evidence'],
   [/\/reply-from\/|\/fastify\/lib\/reply|node:_http_outgoing/, 'response'],
-  [
-    /\/fastify\/|\/find-my-way\/|node:_http_(?:server|incoming|common)/,
-    'accept and parse',
-  ],
+  [/\/fastify\/|\/find-my-way\/|node:_http_(?:server|incoming|common)/, 'accept and parse'],
   [/\/pino\/|dist\/lib\/log/, 'log'],
 ]
 
