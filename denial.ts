@@ -277,7 +277,11 @@ export class Denial extends Error {
     const given = typeof checkOrDenial === 'string' ? options : checkOrDenial
     const check = typeof checkOrDenial === 'string' ? checkOrDenial : checkOrDenial.check
     const row = typeof checkOrDenial === 'string' ? DENIALS[checkOrDenial] : checkOrDenial
+    // Most of what a refusal would cost is a stack that nobody reads: its check says where it comes from.
+    const limit = Error.stackTraceLimit
+    Error.stackTraceLimit = 0
     super(given.description ?? row.description, { cause: given.cause })
+    Error.stackTraceLimit = limit
     this.name = 'Denial'
     this.check = check
     this.statusCode = given.status ?? row.status

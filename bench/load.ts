@@ -52,11 +52,11 @@ async function run(load: Load): Promise<readonly Taken[]> {
       const { url = '', pid = 0 } = gateways[index] ?? {}
       const spend = (token: string) => request(url, load.resource, token)
       const part = tokens.splice(-requests)
-      const before = await cpuOf(pid)
+      const before = cpuOf(pid)
       const times = rate === undefined ? await inTurn(part, spend) : await inTime(part, rate, spend)
       await pause(SETTLE)
       taken[index]?.times.push(...times)
-      taken[index]?.cpu.push(((await cpuOf(pid)) - before) / requests)
+      taken[index]?.cpu.push((cpuOf(pid) - before) / requests)
     }
   }
   return taken

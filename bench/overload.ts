@@ -78,15 +78,15 @@ async function measureShares(flooder: Flooder, { gateway, bare, redis, sts }: Pa
   for (let round = 0; round <= ROUNDS; round++) {
     const mandates = { sts, resource: RESOURCE, count: MOST * (SECONDS + 2) }
     const [own, others] = [gateway.child.pid ?? 0, redis.pid]
-    const before = await Promise.all([cpuOf(own), cpuOf(others), memoryOf(redis)])
+    const before = [cpuOf(own), cpuOf(others), await memoryOf(redis)]
     const governed = await flooder.give({ port: gateway.port, mandates, ...load })
-    const after = await Promise.all([cpuOf(own), cpuOf(others), memoryOf(redis)])
+    const after = [cpuOf(own), cpuOf(others), await memoryOf(redis)]
     const [spent, asked, kept] = after.map(
       (figure, n) => (figure - (before[n] ?? 0)) / governed.answers,
     )
-    const plainBefore = await cpuOf(bare.child.pid ?? 0)
+    const plainBefore = cpuOf(bare.child.pid ?? 0)
     const plain = await flooder.give({ port: Number(bare.said), ...load })
-    const plainSpent = ((await cpuOf(bare.child.pid ?? 0)) - plainBefore) / plain.answers
+    const plainSpent = (cpuOf(bare.child.pid ?? 0) - plainBefore) / plain.answers
     // The first round warms both up.
     if (round === 0 || spent === undefined || asked === undefined) continue
     shares.cpu.push(spent / plainSpent)
@@ -155,9 +155,9 @@ async function costOf(
   port: number,
   status: string,
 ): Promise<number> {
-  const before = await cpuOf(pid)
+  const before = cpuOf(pid)
   const flooded = await flooder.give({ port, callers: COST_CALLERS, seconds: COST_SECONDS })
-  const spent = (await cpuOf(pid)) - before
+  const spent = cpuOf(pid) - before
   const strangers = Object.keys(flooded.perSecond).filter(other => other !== status)
   if (strangers.length > 0) throw new Error(`answers of ${strangers.join(', ')}, not ${status}`)
   return spent / flooded.answers

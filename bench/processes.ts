@@ -60,7 +60,8 @@ export function startWorker<Task extends object, Result>(
   }
 }
 
-async function stop(child: ChildProcess): Promise<void> {
+/** Ends a process in an orderly way, if it still runs. */
+export async function stop(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   child.kill()
   await once(child, 'exit')

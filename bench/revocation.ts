@@ -4,7 +4,6 @@
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -15,6 +14,7 @@ import { call, head, KEYS, type Stack, startStack } from '../test/gateway/harnes
 import { revoke, REVOCATIONS } from '../test/gateway/support.ts'
 import { startPostgres } from '../test/postgres.ts'
 import { until } from '../test/until.ts'
+import { memoryOf, openFiles } from './cpu.ts'
 import { Ends, median, Report } from './report.ts'
 
 const { values } = parseArgs({
@@ -148,7 +148,12 @@ async function measureReloads(stack: Stack): Promise<void> {
   }
   // Contract section 15: 180 MiB, and 64 bytes a revocation on top.
   const bound = Math.round(180 + (ENTRIES * 64) / MIB)
-  report.figure('resident memory', residentBytes(stack) / MIB, 'MiB', bound)
+  report.figure(
+    'resident memory',
+    memoryOf(stack.gateway.child.pid ?? 0).resident / MIB,
+    'MiB',
+    bound,
+  )
   report.figure('a full reread (median of 5)', median(seconds), 's')
   // The machine may be busy with others: what the gateway does to its loop it does in every round.
   const stall = Math.min(...stalls)
@@ -165,11 +170,6 @@ async function longestStall(stack: Stack): Promise<number> {
   })
   const lag = /^nodejs_eventloop_lag_max_seconds (\S+)/m.exec(answer.text)?.[1]
   return (Number(lag) - LAG_RESOLUTION) * 1000
-}
-
-function residentBytes({ gateway }: Stack): number {
-  const status = readFileSync(`/proc/${gateway.child.pid}/status`, 'utf8')
-  return Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]) * 1024
 }
 
 /** From a message's way into Redis to the end of every stream that it concerns. */
@@ -297,8 +297,4 @@ async function pollWhile(stack: Stack, signal: AbortSignal): Promise<number[]> {
     times.push(performance.now() - startedAt)
   } while (!signal.aborted)
   return times
-}
-
-function openFiles(): number {
-  return Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1])
 }

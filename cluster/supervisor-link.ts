@@ -65,14 +65,17 @@ export class SupervisorLink implements Workers {
   watch(own: () => UnreadyReason | undefined): void {
     let looks = 0
     let last: UnreadyReason | undefined
-    setInterval(() => {
+    const look = () => {
       const reason = own()
       if (reason !== last || looks % LOOKS_PER_HEARTBEAT === 0) {
         void this.#send({ kind: 'state', reason })
       }
       looks += 1
       last = reason
-    }, LOOK_INTERVAL).unref()
+    }
+    // At once: nobody may take it for ready before it has said so.
+    look()
+    setInterval(look, LOOK_INTERVAL).unref()
   }
 
   reason(own: UnreadyReason | undefined): UnreadyReason | undefined {

@@ -193,20 +193,31 @@ class Supervisor {
     if (!this.#up) this.#giveUp(`a worker ended early (${signal ?? `status ${code}`})`)
     this.#tell()
     if (performance.now() - member.startedAt >= LONG_LIFE) seat.failures = 0
+    const milliseconds = this.#again(seat)
+    this.#log[code === 0 ? 'info' : 'error'](
+      { worker: member.pid, code, signal, milliseconds },
+      'a worker ended and is started again',
+    )
+  }
+
+  /** Fills a seat again, later and later. @returns the milliseconds until then */
+  #again(seat: Seat): number {
     const longest = Math.min(LAST_DELAY, FIRST_DELAY * 2 ** seat.failures)
     const delay = Math.round(longest * (0.5 + Math.random() / 2))
     seat.failures += 1
-    this.#log[code === 0 ? 'info' : 'error'](
-      { worker: member.pid, code, signal, milliseconds: delay },
-      'a worker ended and is started again',
-    )
     setTimeout(() => this.#restart(seat), delay)
+    return delay
   }
 
   #restart(seat: Seat): void {
     if (this.#stopping) return
     this.#restarts += 1
-    this.#fill(seat)
+    try {
+      this.#fill(seat)
+    } catch (error) {
+      // The system has no process to give.
+      this.#log.error({ err: error, milliseconds: this.#again(seat) }, 'a worker cannot be started')
+    }
   }
 
   #look(): void {

@@ -17,7 +17,9 @@ export function exchangeMandate(sts: Sts, stages: Stages): Check {
     }
     const stage = stages.begin(passage, 'exchange')
     try {
-      passage.exchange = await sts.exchange(exchange, passage.signal)
+      passage.exchange = await sts.exchange(exchange, cancel => {
+        passage.cancelWait = cancel
+      })
     } catch (error) {
       stage.fail(error)
       throw error

@@ -13,11 +13,12 @@ export function denyUnsafeUpstream(egress: Egress): Check {
     const { exchange } = passage
     const raw = exchange && directiveFor(exchange.upstreams, resource)
     if (raw === undefined) throw new Denial('unrouted_resource')
-    passage.facts = directiveFacts(raw)
+    const url = raw['url']
+    const { upstream, permitted } = egress.destination(typeof url === 'string' ? url : '')
+    passage.facts = directiveFacts(raw, upstream)
     try {
-      passage.directive = parseDirective(raw, exchange?.accessToken ?? '', upstream =>
-        egress.permits(upstream),
-      )
+      const allowed = permitted ? upstream : undefined
+      passage.directive = parseDirective(raw, exchange?.accessToken ?? '', allowed)
     } catch (cause) {
       if (cause instanceof DirectiveError) throw new Denial(cause.check, { cause })
       throw cause

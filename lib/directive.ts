@@ -6,7 +6,7 @@
  */
 import { isRecord } from './exchange.ts'
 import { isFieldName, isFieldValue, isReservedHeader } from './headers.ts'
-import { parseUpstreamUrl, type UpstreamUrl } from './upstream-url.ts'
+import type { UpstreamUrl } from './upstream-url.ts'
 
 /** How the upstream authenticates the gateway. */
 export type AuthMode = 'none' | 'caracal_jwt' | 'provider_oauth' | 'provider_apikey'
@@ -49,11 +49,17 @@ export function directiveFor(
   return isRecord(value) ? value : undefined
 }
 
-/** Reads a directive's facts for evidence, whatever state the rest of it is in. */
-export function directiveFacts(raw: Readonly<Record<string, unknown>>): DirectiveFacts {
-  const url = typeof raw['url'] === 'string' ? parseUpstreamUrl(raw['url']) : undefined
+/**
+ * Reads a directive's facts for evidence, whatever state the rest of it is in.
+ *
+ * @param upstream its URL, taken apart, when it is a safe destination
+ */
+export function directiveFacts(
+  raw: Readonly<Record<string, unknown>>,
+  upstream: UpstreamUrl | undefined,
+): DirectiveFacts {
   return {
-    upstreamHost: url?.host,
+    upstreamHost: upstream?.host,
     authMode: shortText(raw['auth_mode']),
     providerId: shortText(raw['provider_id']),
     connectionId: shortText(raw['connection_id']),
@@ -69,16 +75,15 @@ function shortText(value: unknown): string | undefined {
  *
  * @param raw one member of the answer's `upstreams`
  * @param accessToken the answer's `access_token`
- * @param permitsHost judges the URL's host: allowlist, forbidden names and addresses
+ * @param upstream its URL, taken apart, when it is a destination that may be dialled
  * @throws DirectiveError in the order of contract section 2: destination, credential's host, the rest
  */
 export function parseDirective(
   raw: Readonly<Record<string, unknown>>,
   accessToken: string,
-  permitsHost: (upstream: UpstreamUrl) => boolean,
+  upstream: UpstreamUrl | undefined,
 ): Directive {
-  const upstream = typeof raw['url'] === 'string' ? parseUpstreamUrl(raw['url']) : undefined
-  if (upstream === undefined || !permitsHost(upstream)) {
+  if (upstream === undefined) {
     throw new DirectiveError('unsafe_upstream', 'url is not an addressable http(s) destination')
   }
   if (!credentialAllowed(raw['allowed_token_hosts'], upstream)) {

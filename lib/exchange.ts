@@ -18,17 +18,21 @@ export interface ExchangeRequest {
 
 /** The exchange's `application/x-www-form-urlencoded` body. */
 export function exchangeBody(request: ExchangeRequest): string {
-  return new URLSearchParams({
-    grant_type: 'urn:ietf:params:oauth:grant-type:token-exchange',
-    zone_id: request.zoneId,
-    application_id: request.clientId,
-    subject_token: request.token,
-    subject_token_type: 'urn:ietf:params:oauth:token-type:access_token',
-    resource: request.resource,
-    request_method: request.method,
-    request_path: request.path,
-    gateway_request_id: request.requestId,
-  }).toString()
+  return (
+    `grant_type=${GRANT_TYPE}&zone_id=${encoded(request.zoneId)}` +
+    `&application_id=${encoded(request.clientId)}&subject_token=${encoded(request.token)}` +
+    `&subject_token_type=${TOKEN_TYPE}&resource=${encoded(request.resource)}` +
+    `&request_method=${encoded(request.method)}&request_path=${encoded(request.path)}` +
+    `&gateway_request_id=${encoded(request.requestId)}`
+  )
+}
+
+const GRANT_TYPE = encoded('urn:ietf:params:oauth:grant-type:token-exchange')
+const TOKEN_TYPE = encoded('urn:ietf:params:oauth:token-type:access_token')
+
+/** `URLSearchParams` comes to the same and takes five times as long. */
+function encoded(value: string): string {
+  return encodeURIComponent(value.toWellFormed())
 }
 
 /** What {@link exchangeSignature} signs. */

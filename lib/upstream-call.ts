@@ -27,7 +27,8 @@ export interface UpstreamRequest {
 export interface UpstreamResponse {
   readonly statusCode: number
   readonly headers: readonly string[]
-  readonly body: Readable
+  /** Bytes when all of it came at once, as small answers do: a stream costs three times as much. */
+  readonly body: Readable | Buffer
 }
 
 /** The caller no longer waits for the answer. */
@@ -46,6 +47,9 @@ export class HeadersTimeout extends Error {
   }
 }
 
+/** Bytes of a body that is passed on at once: what no caller's reading holds up. */
+const MAX_AT_ONCE = 16 * 1024
+
 /** One request to an upstream. `onResponse` and `onFailure`: exactly one of them is called, once. */
 export class UpstreamCall implements Dispatcher.DispatchHandler {
   readonly #request: UpstreamRequest
@@ -63,6 +67,9 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   #callerLate = false
   #receivedBytes = 0
   #droppedBytes = 0
+  /** The answer's head, until it is passed on with what came of the body meanwhile. */
+  #head: { readonly statusCode: number; readonly headers: string[] } | undefined
+  #early: Buffer[] = []
 
   constructor(
     request: UpstreamRequest,
@@ -174,22 +181,12 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   onResponseStart(controller: Dispatcher.DispatchController, statusCode: number): void {
     if (statusCode < 200) return
     clearTimeout(this.#timer)
-    this.#answered = true
-    this.#body = new Readable({
-      // A chunk is 64 KiB: one at most waits here for a caller that does not read.
-      highWaterMark: 1,
-      read: () => controller.resume(),
-      destroy: (error, callback) => {
-        if (!this.#ended) this.abort(error ?? new Error('the response is no longer wanted'))
-        callback(error)
-      },
-    })
-    // Whoever reads the body hears of its end; an upstream that dies before that must not crash the process.
-    this.#body.on('error', () => {})
     const headers = latin1(controller.rawHeaders)
-    this.#onResponse({ statusCode, headers, body: this.#body })
+    this.#head = { statusCode, headers }
+    // What came in the same packet is parsed by then.
+    process.nextTick(() => this.#respond(controller))
     // A 304 may tell the length of what it spares the caller (RFC 9110 section 8.6), and undici would wait for that.
-    if ((statusCode === 204 || statusCode === 304) && announcesBody(headers)) {
+    if (hasNoBody(statusCode) && announcesBody(headers)) {
       this.onResponseEnd()
       controller.abort(new Error('the response has no body whatever it announces'))
     }
@@ -198,7 +195,8 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     if (this.#held) return
     this.#receivedBytes += chunk.length
-    if (this.#body?.push(chunk) === false) controller.pause()
+    if (this.#body === undefined) this.#early.push(chunk)
+    else if (!this.#body.push(chunk)) controller.pause()
   }
 
   onResponseEnd(): void {
@@ -213,6 +211,44 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     this.#reason ??= error
     if (this.#answered) this.#body?.destroy(this.#reason)
     else this.#fail(this.#reason)
+  }
+
+  #respond(controller: Dispatcher.DispatchController): void {
+    if (this.#answered || this.#head === undefined) return
+    this.#answered = true
+    const early = this.#early
+    this.#early = []
+    if (this.#ended && this.#canBeSentAtOnce(this.#head)) {
+      this.#onResponse({ ...this.#head, body: Buffer.concat(early) })
+      return
+    }
+    const body = new Readable({
+      // A chunk is 64 KiB: one at most waits here for a caller that does not read.
+      highWaterMark: 1,
+      read: () => controller.resume(),
+      destroy: (error, callback) => {
+        if (!this.#ended) this.abort(error ?? new Error('the response is no longer wanted'))
+        callback(error)
+      },
+    })
+    this.#body = body
+    // Whoever reads the body hears of its end; an upstream that dies before that must not crash the process.
+    body.on('error', () => {})
+    this.#onResponse({ ...this.#head, body })
+    if (body.destroyed) return
+    for (const chunk of early) if (!body.push(chunk) && !this.#ended) controller.pause()
+    if (this.#ended) body.push(null)
+  }
+
+  /** Whether bytes go to the caller as a stream of them would: as many as the headers say, and of the type that they say. */
+  #canBeSentAtOnce({ statusCode, headers }: { statusCode: number; headers: readonly string[] }) {
+    return (
+      this.#receivedBytes > 0 &&
+      this.#receivedBytes <= MAX_AT_ONCE &&
+      !hasNoBody(statusCode) &&
+      this.#request.method !== 'HEAD' &&
+      headers.some((name, index) => index % 2 === 0 && /^content-type$/i.test(name))
+    )
   }
 
   /** The caller's lateness is not the upstream's: `READ_TIMEOUT` ends that, and the upstream gets its time after. */
@@ -236,6 +272,11 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     this.#request.body?.destroy()
     this.#onFailure(error)
   }
+}
+
+/** RFC 9110 section 6.4.1. */
+function hasNoBody(statusCode: number): boolean {
+  return statusCode === 204 || statusCode === 304
 }
 
 function announcesBody(headers: readonly string[]): boolean {

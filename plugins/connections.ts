@@ -59,7 +59,7 @@ async function connections(
   app: FastifyInstance,
   { writeTimeout }: ConnectionsOptions,
 ): Promise<void> {
-  const overloaded = new Denial('overloaded')
+  const overloaded = preparedRefusal(new Denial('overloaded'))
   const foreign = new Denial('malformed_request', { description: 'neither HTTP/1.1 nor HTTP/1.0' })
   /** All that have sent something and are not closed. */
   const known = new Map<Socket, CallerConnection<GatewayTurn>>()
@@ -103,7 +103,7 @@ async function connections(
     app.meters.count('requests_denied')
     app.meters.denied('overloaded')
     app.overload.denied()
-    answer(response, overloaded, requestIdOf(request))
+    overloaded(response, requestIdOf(request))
   }
 
   app.decorate('connections', {
@@ -215,6 +215,26 @@ async function connections(
     app.server.emit('request', request, response)
   app.server.on('checkContinue', proceed)
   app.server.on('checkExpectation', proceed)
+}
+
+/** Answers a denial again and again, and does but once what is the same each time. */
+function preparedRefusal(denial: Denial): (response: ServerResponse, requestId: string) => void {
+  const mark = '-'
+  const { body, headers } = refusalAnswer(denial, {
+    requestId: mark,
+    dispatched: false,
+    spent: false,
+  })
+  const [before = '', after = ''] = body.split(JSON.stringify(mark))
+  const fixed = Object.entries(headers)
+    .filter(([name]) => name !== 'x-request-id')
+    .flat()
+  return (response, requestId) => {
+    const text = before + JSON.stringify(requestId) + after
+    // A request id is ASCII, and so is the rest.
+    const own = ['x-request-id', requestId, 'content-length', String(text.length)]
+    response.writeHead(denial.statusCode, [...fixed, ...own]).end(text)
+  }
 }
 
 function answer(

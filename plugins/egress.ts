@@ -5,7 +5,6 @@
  * first (DNS rebinding). undici calls no `lookup` for an address written in the URL: `permits` judges those before.
  */
 import dns, { type LookupAddress } from 'node:dns'
-import type { Readable } from 'node:stream'
 import tls from 'node:tls'
 import replyFrom from '@fastify/reply-from'
 import type { FastifyInstance } from 'fastify'
@@ -15,7 +14,7 @@ import { Agent, type Dispatcher } from 'undici'
 import { createEgressPolicy, type EgressPolicy } from '../lib/address.ts'
 import { connector } from '../lib/connector.ts'
 import type { ResponseHeaders } from '../lib/headers.ts'
-import type { UpstreamUrl } from '../lib/upstream-url.ts'
+import { parseUpstreamUrl, type UpstreamUrl } from '../lib/upstream-url.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -23,10 +22,18 @@ declare module 'fastify' {
   }
 }
 
+/** A directive's URL, judged as far as its text tells. */
+export interface Destination {
+  /** `undefined` when it is no safe destination. */
+  readonly upstream: UpstreamUrl | undefined
+  /** Whether it may be dialled: an address that may, or a name that may as long as its addresses may. */
+  readonly permitted: boolean
+}
+
 /** Where requests may go, and how they get there. */
 export interface Egress {
-  /** Whether a destination may be dialled, as far as its text tells: an address, or a name on the allowlist. */
-  permits(upstream: UpstreamUrl): boolean
+  /** What a directive's URL comes to. */
+  destination(url: string): Destination
   /** A `rewriteRequestHeaders` result that makes reply-from hand over to `dispatch`. */
   carry(dispatch: Dispatch): Record<string, string>
 }
@@ -42,7 +49,7 @@ export type Dispatch = (dispatcher: Dispatcher, respond: Respond) => void
 /** Takes an upstream's answer, its headers already filtered. */
 export type Respond = (
   error: null,
-  response: { statusCode: number; headers: ResponseHeaders; body: Readable },
+  response: { statusCode: number; headers: ResponseHeaders; body: { destroy(): unknown } },
 ) => void
 
 /** A name whose addresses must not be dialled, or that has none. */
@@ -65,6 +72,10 @@ export interface EgressOptions {
 /** Names are cached for at most 10 s. */
 const NAME_TTL = 10_000
 const MAX_NAMES = 1000
+/** URLs whose verdict is kept: the same few come with every directive, and each verdict costs 15 us. */
+const MAX_DESTINATIONS = 1000
+/** Characters of a URL whose verdict is kept. */
+const MAX_KEPT_URL = 2048
 
 /** How a {@link Dispatch} travels: reply-from copies the headers object, symbols included. */
 const CARRIED = Symbol('dispatch')
@@ -86,10 +97,26 @@ async function egress(app: FastifyInstance, options: EgressOptions): Promise<voi
     }),
   })
 
+  function judge(url: string): Destination {
+    const upstream = parseUpstreamUrl(url)
+    if (upstream === undefined) return { upstream, permitted: false }
+    const { address, hostname } = upstream
+    const permitted =
+      policy.permitsHost(address ?? hostname) &&
+      (address === undefined || policy.permitsAddress(address))
+    return { upstream, permitted }
+  }
+
+  const destinations = new LRUCache<string, Destination>({ max: MAX_DESTINATIONS })
+
   app.decorate('egress', {
-    permits: upstream =>
-      policy.permitsHost(upstream.address ?? upstream.hostname) &&
-      (upstream.address === undefined || policy.permitsAddress(upstream.address)),
+    destination(url) {
+      const known = destinations.get(url)
+      if (known !== undefined) return known
+      const destination = judge(url)
+      if (url.length <= MAX_KEPT_URL) destinations.set(url, destination)
+      return destination
+    },
     carry: dispatch => ({ [CARRIED]: dispatch }),
   } satisfies Egress)
 

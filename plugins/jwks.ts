@@ -10,6 +10,7 @@ import { Agent } from 'undici'
 import { Denial } from '../denial.ts'
 import { MAX_KEYS, publicKeyPem } from '../lib/jwk.ts'
 import { KeySetAnswer } from '../lib/key-set-answer.ts'
+import { stackless } from '../lib/stackless.ts'
 import { type FetchReason, ZoneKeySet } from '../lib/zone-key-set.ts'
 
 /** Verifies a token and returns its claims; whatever it throws means an invalid signature. */
@@ -157,7 +158,9 @@ function verifierOf(key: string, issuer: string | undefined): Verifier {
       requiredClaims: issuer === undefined ? [] : ['iss'],
       ...(issuer !== undefined && { allowedIss: issuer }),
     })
-    const { header, payload } = verify(token)
+    const verifyOnce = verify
+    // Node.js throws and catches two errors within each check of a signature: a sixth of what the check costs.
+    const { header, payload } = stackless(() => verifyOnce(token))
     // No extension is understood here, so any `crit` is a refusal (RFC 7515 section 4.1.11);
     // fast-jwt passes over one that is null, empty, false or 0.
     if (Object.hasOwn(header, 'crit')) throw new Error('the crit header must be absent')

@@ -132,6 +132,10 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
     if (passage.closed || passage.denial !== undefined || interruption === undefined) return
     if (call === undefined) passage.abandon()
     else if (answer === undefined) call.abort(interruption)
+    // All of it is on its way, or a team's hook still looks at it.
+    else if (Buffer.isBuffer(answer.body)) {
+      if (!reply.raw.headersSent) reply.raw.destroy()
+    }
     // Fastify makes a refusal of a body that fails before the headers are out.
     else if (!reply.raw.headersSent) answer.body.destroy(interruption)
     else if (mayHaveBody(request, answer.statusCode)) cutBody(live, call, interruption)

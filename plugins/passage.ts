@@ -80,7 +80,8 @@ export class Passage {
   closedAt: number | undefined
   /** Whether the request has left its evidence. */
   settled = false
-  #abandoned: AbortController | undefined
+  /** Ends what a check waits for, with the reason; `undefined` while nothing can be ended. */
+  cancelWait: ((reason: unknown) => void) | undefined
 
   /** Whether a byte of the request can have reached the upstream. */
   get dispatched(): boolean {
@@ -97,12 +98,6 @@ export class Passage {
     return this.endWait !== undefined
   }
 
-  /** Aborts when nobody wants any more what a check waits for. */
-  get signal(): AbortSignal {
-    this.#abandoned ??= new AbortController()
-    return this.#abandoned.signal
-  }
-
   /** Takes note of a revocation: the request goes no further than to its next step, which is refused. */
   revoke(receipt: RevocationReceipt, refusal: Denial): void {
     this.revocation = receipt
@@ -112,7 +107,7 @@ export class Passage {
   /** Ends the wait for a check at once, and what it waits for. */
   abandon(): void {
     this.endWait?.()
-    this.#abandoned?.abort(this.interruption)
+    this.cancelWait?.(this.interruption)
   }
 }
 

@@ -5,8 +5,9 @@ import type { KeyObject } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
-import { type Dispatcher, Pool } from 'undici'
+import { Pool } from 'undici'
 import { Denial } from '../denial.ts'
+import { type BoundedAnswer, BoundedRequest, RequestTimeout } from '../lib/bounded-request.ts'
 import { Circuit } from '../lib/circuit.ts'
 import { connector } from '../lib/connector.ts'
 import {
@@ -39,15 +40,19 @@ export interface Sts {
    */
   refusal(): Denial | undefined
   /**
-   * Exchanges a mandate. A `signal` that aborts ends the request to the STS, which then counts for nothing.
+   * Exchanges a mandate.
    *
-   * @throws Denial every check named `sts_*` of contract section 2; the signal's reason when it aborts
+   * @param onStart takes what ends the request to the STS, which then counts for nothing
+   * @throws Denial every check named `sts_*` of contract section 2; what it was cancelled with
    */
-  exchange(request: ExchangeRequest, signal?: AbortSignal): Promise<Exchange>
+  exchange(request: ExchangeRequest, onStart?: (cancel: Cancel) => void): Promise<Exchange>
   /** Whether `GET /health` answers 2xx within the time, in milliseconds. Never rejects. */
   healthy(timeout: number): Promise<boolean>
   readonly circuitOpen: boolean
 }
+
+/** Ends what nobody waits for any more. */
+export type Cancel = (reason: unknown) => void
 
 /** Options of the STS plugin. */
 export interface StsOptions {
@@ -78,6 +83,14 @@ export interface StsOptions {
 const MAX_ANSWER_BYTES = 16 * 1024
 const CIRCUIT = { threshold: 3, openFor: 10_000 }
 const USER_AGENT = 'caracal-gateway'
+const FIXED_HEADERS = [
+  'content-type',
+  'application/x-www-form-urlencoded',
+  'accept',
+  'application/json',
+  'user-agent',
+  USER_AGENT,
+] as const
 const NONCE_BYTES = 32
 
 async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
@@ -112,17 +125,15 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
       headers: { 'retry-after': String(Math.max(1, Math.ceil(circuit.waitFor(clock()) / 1000))) },
     })
 
-  async function ask(request: ExchangeRequest, signal?: AbortSignal): Promise<Exchange> {
+  const bounds = { timeout: options.timeout, limit: MAX_ANSWER_BYTES }
+  function post(request: ExchangeRequest): BoundedRequest {
     const body = exchangeBody(request)
-    const headers: Record<string, string> = {
-      'content-type': 'application/x-www-form-urlencoded',
-      accept: 'application/json',
-      'user-agent': USER_AGENT,
-      'x-request-id': request.requestId,
-      ...(key && signatureHeaders(key, { nonce: nonces.draw(NONCE_BYTES), path, body }, now())),
+    const headers = [...FIXED_HEADERS, 'x-request-id', request.requestId]
+    if (key !== undefined) {
+      const nonce = nonces.draw(NONCE_BYTES)
+      headers.push(...signatureHeaders(key, { nonce, path, body }, now()))
     }
-    const post = { path, method: 'POST', headers, body } as const
-    return readAnswer(await send(pool, post, options.timeout, signal))
+    return new BoundedRequest(pool, { path, method: 'POST', headers, body }, bounds)
   }
 
   app.decorate('sts', {
@@ -132,37 +143,41 @@ async function sts(app: FastifyInstance, options: StsOptions): Promise<void> {
     refusal() {
       return circuit.refuses(clock()) ? circuitOpen() : undefined
     },
-    async exchange(request, signal) {
+    async exchange(request, onStart) {
       const entry = circuit.enter(clock())
       if (entry === undefined) throw circuitOpen()
       const startedAt = performance.now()
+      let cancelled = false
       try {
-        const exchange = await ask(request, signal)
+        const posted = post(request)
+        onStart?.(reason => {
+          cancelled = true
+          posted.cancel(reason)
+        })
+        const exchange = readAnswer(await posted.answer)
         circuit.leave(entry, 'success', clock())
         options.onExchange?.(performance.now() - startedAt, 'success')
         return exchange
       } catch (error) {
-        if (signal?.aborted === true) {
+        if (cancelled) {
           // Nobody waited for the answer: it says nothing of the STS.
           circuit.leave(entry, 'neutral', clock())
           throw error
         }
-        const denial = error instanceof Denial ? error : undefined
-        const failed = denial?.error === 'sts_unavailable' && denial.statusCode >= 500
+        const denial = error instanceof Denial ? error : noAnswer(error)
+        const failed = denial.error === 'sts_unavailable' && denial.statusCode >= 500
         circuit.leave(entry, failed ? 'failure' : 'neutral', clock())
-        const result = denial?.check === 'sts_refused' ? 'refused' : 'unavailable'
+        const result = denial.check === 'sts_refused' ? 'refused' : 'unavailable'
         options.onExchange?.(performance.now() - startedAt, result)
-        throw error
+        throw denial
       }
     },
     async healthy(timeout) {
-      const request = {
-        path: `${prefix}/health`,
-        method: 'GET',
-        headers: { 'user-agent': USER_AGENT },
-      } as const
-      const status = await send(pool, request, timeout).then(
-        answer => answer.status,
+      const headers = { 'user-agent': USER_AGENT }
+      const get = { path: `${prefix}/health`, method: 'GET', headers } as const
+      const { answer } = new BoundedRequest(pool, get, { timeout, limit: MAX_ANSWER_BYTES })
+      const status = await answer.then(
+        got => got.status,
         () => 0,
       )
       return status >= 200 && status < 300
@@ -178,71 +193,20 @@ function signatureHeaders(
   key: KeyObject,
   request: { readonly nonce: string; readonly path: string; readonly body: string },
   now: number,
-) {
+): string[] {
   const timestamp = Math.floor(now / 1000)
-  return {
-    'x-caracal-gateway-timestamp': String(timestamp),
-    'x-caracal-gateway-request': request.nonce,
-    'x-caracal-gateway-signature': exchangeSignature(key, {
-      ...request,
-      timestamp,
-      method: 'POST',
-    }),
-  }
-}
-
-interface Answer {
-  readonly status: number
-  readonly headers: Readonly<Record<string, string | string[] | undefined>>
-  /** `undefined` when it is larger than an answer may be. */
-  readonly text: string | undefined
-}
-
-/** Sends one request; rejects with `sts_timeout`, `sts_unreachable` or the signal's reason. Follows no redirects. */
-async function send(
-  pool: Pool,
-  request: Omit<Dispatcher.RequestOptions, 'origin'>,
-  timeout: number,
-  signal?: AbortSignal,
-): Promise<Answer> {
-  const deadline = new AbortController()
-  const abort = () => deadline.abort()
-  const timer = setTimeout(abort, timeout)
-  signal?.addEventListener('abort', abort)
-  try {
-    const response = await pool.request({ ...request, signal: deadline.signal })
-    return {
-      status: response.statusCode,
-      headers: response.headers,
-      text: await limitedText(response.body, MAX_ANSWER_BYTES),
-    }
-  } catch (cause) {
-    signal?.throwIfAborted()
-    throw new Denial(
-      isTimeout(cause) || deadline.signal.aborted ? 'sts_timeout' : 'sts_unreachable',
-      {
-        cause,
-      },
-    )
-  } finally {
-    clearTimeout(timer)
-    signal?.removeEventListener('abort', abort)
-  }
-}
-
-async function limitedText(body: Dispatcher.ResponseData['body'], limit: number) {
-  const chunks: Buffer[] = []
-  let length = 0
-  for await (const chunk of body as AsyncIterable<Buffer>) {
-    length += chunk.length
-    // Leaving the loop destroys the body, and with it the connection.
-    if (length > limit) return undefined
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks).toString('utf8')
+  return [
+    'x-caracal-gateway-timestamp',
+    String(timestamp),
+    'x-caracal-gateway-request',
+    request.nonce,
+    'x-caracal-gateway-signature',
+    exchangeSignature(key, { ...request, timestamp, method: 'POST' }),
+  ]
 }
 
 function isTimeout(cause: unknown): boolean {
+  if (cause instanceof RequestTimeout) return true
   const code = cause instanceof Error && 'code' in cause ? cause.code : undefined
   return (
     code === 'UND_ERR_HEADERS_TIMEOUT' ||
@@ -251,7 +215,12 @@ function isTimeout(cause: unknown): boolean {
   )
 }
 
-function readAnswer({ status, headers, text }: Answer): Exchange {
+/** The denial of an STS that did not answer. */
+function noAnswer(cause: unknown): Denial {
+  return new Denial(isTimeout(cause) ? 'sts_timeout' : 'sts_unreachable', { cause })
+}
+
+function readAnswer({ status, headers, text }: BoundedAnswer): Exchange {
   if (status >= 400 && status <= 599) throw refusal(status, headers, text)
   const exchange =
     status === 200 && text !== undefined && isJson(headers['content-type'])
@@ -261,7 +230,11 @@ function readAnswer({ status, headers, text }: Answer): Exchange {
   return exchange
 }
 
-function refusal(status: number, headers: Answer['headers'], text: string | undefined): Denial {
+function refusal(
+  status: number,
+  headers: BoundedAnswer['headers'],
+  text: string | undefined,
+): Denial {
   const refused = text === undefined ? undefined : parseExchangeRefusal(text)
   const statusText = STATUS_CODES[status] ?? `status ${status}`
   return new Denial('sts_refused', {
@@ -273,7 +246,7 @@ function refusal(status: number, headers: Answer['headers'], text: string | unde
   })
 }
 
-function kept(headers: Answer['headers'], ...names: string[]): Record<string, string> {
+function kept(headers: BoundedAnswer['headers'], ...names: string[]): Record<string, string> {
   const result: Record<string, string> = {}
   for (const name of names) {
     const text = joinedLines(headers[name])

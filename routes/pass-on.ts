@@ -20,8 +20,9 @@ export function passOn(
   const passage = passageOf(request)
   passage.answer = answer
   app.overload.release(passage)
+  const stream = Buffer.isBuffer(body) ? NOTHING : body
   if (passage.interruption !== undefined) {
-    body.destroy()
+    stream.destroy()
     void reply.send(passage.interruption)
     return
   }
@@ -35,9 +36,12 @@ export function passOn(
       'x-request-id': request.id,
       'x-caracal-token-expires-in': String(secondsLeft),
     },
-    body,
+    body: stream,
   })
 }
+
+/** What reply-from may destroy instead of an answer that has come already; `sendBody` sends that. */
+const NOTHING = { destroy() {} }
 
 /** Sends what reply-from has prepared: the answer's real status, its headers at once, its body as it comes. */
 export function sendBody(app: FastifyInstance, request: FastifyRequest, reply: FastifyReply): void {
@@ -49,6 +53,8 @@ export function sendBody(app: FastifyInstance, request: FastifyRequest, reply: F
   // reply-from closes the connection when the request's body is still coming, which would reset it under the
   // answer; what is left of the body is read for a moment instead (plugins/connections.ts).
   if (!request.raw.complete) void reply.removeHeader('connection')
+  // Written together with its headers, at once: there is nothing to cut or to wait for.
+  if (Buffer.isBuffer(answer.body)) return void reply.send(answer.body)
   raw.once('pipe', source => {
     app.liveRequests.open(reply)
     // What a cut stream ends with depends on whether a line is under way.

@@ -45,11 +45,11 @@ const TASKS = {
   build,
   start: () => {
     buildIfStale()
-    node(ENV_FILE, 'dist/server.js')
+    return node(ENV_FILE, 'dist/server.js')
   },
   demo: () => {
     buildIfStale()
-    node('dist/cli/index.js', 'demo')
+    return node('dist/cli/index.js', 'demo')
   },
   dev: () => node(ENV_FILE, '--watch', 'server.ts'),
   check: () => tool('tsc', '-p', '.'),
@@ -62,39 +62,44 @@ const TASKS = {
     tool('biome', 'format', '--write')
   },
   docs: () => node('scripts/docs.ts'),
+  bench: () => bench('index'),
   'bench:audit': () => bench('audit'),
+  'bench:guard': () => bench('guard'),
   'bench:overload': () => bench('overload'),
+  'bench:profile': () => bench('profile'),
   'bench:revocation': () => bench('revocation', '--expose-gc'),
+  'bench:soak': () => bench('soak'),
   'bench:start': () => bench('start'),
   cover: () => {
     ensureServers()
     build()
-    node(...TEST, ...COVER, TESTS)
+    return node(...TEST, ...COVER, TESTS)
   },
   verify,
   'test:deploy': async () => {
     const { ensureDeployTools } = await import('./deploy-tools.mjs')
     const missing = ensureDeployTools(join(ROOT, '.cache', 'deploy-tools'), say)
     if (missing.length > 0) fail(`test:deploy lacks programs:\n  ${missing.join('\n  ')}`)
-    node('--test', '--test-timeout=300000', DEPLOY_CHECKS)
+    return node('--test', '--test-timeout=300000', DEPLOY_CHECKS)
   },
   test: () => {
     ensureServers()
-    verify()
+    return verify()
   },
 }
 
 function bench(name, ...flags) {
   ensureServers()
   buildIfStale()
-  node(...flags, `bench/${name}.ts`, ...process.argv.slice(3))
+  return node(...flags, `bench/${name}.ts`, ...process.argv.slice(3))
 }
 
-function verify() {
+async function verify() {
   TASKS.lint()
   TASKS.check()
   build()
-  node(...TEST, TESTS)
+  await node(...TEST, TESTS)
+  await node('bench/guard.ts')
 }
 
 function build() {
@@ -225,21 +230,29 @@ function attempt(program, args, options = {}) {
   return status ?? 1
 }
 
-/** Runs Node.js as the last step of a task: signals reach it, and its status is passed on. */
+/** Runs Node.js: signals reach it, and a status that is not 0 ends the task. Resolves when it is over. */
 function node(...args) {
   say(['node', ...args].join(' '))
   const child = spawn(NODE, args, { cwd: ROOT, stdio: 'inherit' })
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-    process.on(signal, () => {
-      // Ctrl-C reaches the child from the terminal; passed on as well, it would count twice.
-      if (signal !== 'SIGINT' || !process.stdin.isTTY) child.kill(signal)
+  const handlers = ['SIGINT', 'SIGTERM', 'SIGHUP'].map(signal => {
+    // Ctrl-C reaches the child from the terminal; passed on as well, it would count twice.
+    const handler = () =>
+      signal === 'SIGINT' && process.stdin.isTTY ? undefined : child.kill(signal)
+    process.on(signal, handler)
+    return [signal, handler]
+  })
+  const watch = process.env.npm_lifecycle_event && whenOrphaned(() => child.kill('SIGTERM'))
+  return new Promise(resolve => {
+    child.on('exit', (status, signal) => {
+      if (status !== 0) process.exit(status ?? (signal === null ? 1 : 130))
+      for (const [name, handler] of handlers) process.off(name, handler)
+      clearInterval(watch)
+      resolve()
     })
-  }
-  if (process.env.npm_lifecycle_event) whenOrphaned(() => child.kill('SIGTERM'))
-  child.on('exit', (status, signal) => process.exit(status ?? (signal === null ? 1 : 130)))
+  })
 }
 
-/** npm passes a signal to its shell alone, and the shell dies without passing it on. */
+/** npm passes a signal to its shell alone, and the shell dies without passing it on. Returns what ends the watch. */
 function whenOrphaned(stop) {
   const parent = process.ppid
   const timer = setInterval(() => {
@@ -247,6 +260,7 @@ function whenOrphaned(stop) {
     clearInterval(timer)
     stop()
   }, PARENT_CHECK_INTERVAL)
+  return timer
 }
 
 function say(line) {
@@ -265,4 +279,4 @@ if (!Object.hasOwn(TASKS, name)) {
 ensurePackages()
 const NODE = findNode()
 process.env.PATH = [dirname(NODE), BIN, process.env.PATH].join(delimiter)
-TASKS[name]()
+await TASKS[name]()

@@ -9,7 +9,7 @@ import { describe, test } from 'node:test'
 import { promisify } from 'node:util'
 import { lastFirst, type Scope } from '../cleanup.ts'
 import { until } from '../until.ts'
-import { type Gateway, type Stack, startGateway, startStack } from './harness.ts'
+import { type Gateway, type Stack, startGateway, startStack, WORKERS } from './harness.ts'
 import {
   type Account,
   assertAccounted,
@@ -116,6 +116,8 @@ for (const [what, make] of Object.entries(DISKS)) {
         await disk.relieve(gateway)
         const { duplicated } = await assertRecovered(t, stack, disk.directory, load)
         assert.equal(duplicated, 0)
+        // Another worker may find room for a while.
+        if (WORKERS > 1) delete meanwhile['200']
         assert.deepEqual(Object.keys(meanwhile), [UNPROVABLE])
         assert.ok(hasLogged(gateway, /^audit replay directory cannot be used/))
         assert.ok(hasLogged(gateway, /^audit replay directory can be used again/))

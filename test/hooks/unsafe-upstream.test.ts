@@ -3,11 +3,12 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { denyUnsafeUpstream } from '../../hooks/unsafe-upstream.ts'
+import { parseUpstreamUrl } from '../../lib/upstream-url.ts'
 import type { Egress } from '../../plugins/egress.ts'
 import { judge, RESOURCE } from './judge.ts'
 
 const egress = (permits: boolean): Egress => ({
-  permits: () => permits,
+  destination: url => ({ upstream: parseUpstreamUrl(url), permitted: permits }),
   carry: () => assert.fail('something was sent'),
 })
 

@@ -121,7 +121,16 @@ function upload(...chunks: string[]): { body: RequestBody; source: IncomingMessa
   return { body: new RequestBody(source, 1_000_000), source }
 }
 
-const text = async (body: Readable) => Buffer.concat(await body.toArray()).toString('latin1')
+async function text(body: UpstreamResponse['body']): Promise<string> {
+  const bytes = Buffer.isBuffer(body) ? body : Buffer.concat(await body.toArray())
+  return bytes.toString('latin1')
+}
+
+/** The body of an answer that does not come at once. */
+function stream({ body }: UpstreamResponse): Readable {
+  if (Buffer.isBuffer(body)) return assert.fail('the body came at once')
+  return body
+}
 
 describe('UpstreamCall', () => {
   it('sends what it was given and passes the answer on', async t => {
@@ -171,7 +180,7 @@ describe('UpstreamCall', () => {
       response.write('part one')
     })
     const { call, response } = place(t, port)
-    const { body } = await response
+    const body = stream(await response)
     let heard = ''
     const sink = new Writable({
       write(piece, _encoding, done) {
@@ -197,7 +206,7 @@ describe('UpstreamCall', () => {
       response.write('part one')
     })
     const { call, response } = place(t, port)
-    const { body } = await response
+    const body = stream(await response)
     let heard = ''
     body.on('data', piece => (heard += piece))
     await until(() => heard === 'part one')
@@ -218,7 +227,7 @@ describe('UpstreamCall', () => {
         if (whole) response.end()
       })
       const { call, response } = place(t, port)
-      const { body } = await response
+      const body = stream(await response)
       await until(() => body.readableLength === 40_000)
       assert.equal(String(body.read(10_000)).length, 10_000)
       assert.equal(call.passedBytes, 10_000)
@@ -233,11 +242,45 @@ describe('UpstreamCall', () => {
     }
   })
 
+  it('gives back an answer that comes at once as its bytes', async t => {
+    const port = await http(t, (_request, response) => {
+      response.writeHead(200, { 'content-type': 'text/plain' }).end('x'.repeat(16_384))
+    })
+    const { call, response } = place(t, port)
+    const { body } = await response
+    assert.ok(Buffer.isBuffer(body))
+    assert.equal(body.length, 16_384)
+    assert.deepEqual([call.failed, call.passedBytes], [false, 16_384])
+  })
+
+  for (const [title, given, head, body] of [
+    ['to HEAD', { method: 'HEAD' }, { 'content-type': 'text/plain', 'content-length': '5' }, ''],
+    ['without a type', {}, { 'content-length': '5' }, 'whole'],
+    ['without a body', {}, { 'content-type': 'text/plain' }, ''],
+    ['that is large', {}, { 'content-type': 'text/plain' }, 'x'.repeat(16_385)],
+  ] as const) {
+    it(`gives back an answer ${title} as a stream`, async t => {
+      const port = await http(t, (_request, response) => response.writeHead(200, head).end(body))
+      const { response } = place(t, port, given)
+      assert.equal(await text(stream(await response)), body)
+    })
+  }
+
+  it('breaks off an answer that is malformed in the packet that it begins in', async t => {
+    const port = await tcp(t, socket => {
+      const head = 'HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked'
+      socket.end(`${head}\r\n\r\nzz\r\n`)
+    })
+    const { call, response } = place(t, port)
+    await assert.rejects(text(stream(await response)), { name: 'HTTPParserError' })
+    assert.equal(call.failed, true)
+  })
+
   it('takes no more of the answer than is read', async t => {
     const size = 16 * 1024 * 1024
     const port = await http(t, (_request, response) => response.end(Buffer.alloc(size)))
     const { call, response } = place(t, port)
-    const { body } = await response
+    const body = stream(await response)
     await stalled(() => body.readableLength)
     assert.ok(body.readableLength <= 256 * 1024, `took ${body.readableLength} bytes`)
     assert.equal(call.passedBytes, 0)
@@ -347,7 +390,7 @@ describe('UpstreamCall', () => {
   it('breaks the body off with the reason when it is cut within the answer', async t => {
     const port = await http(t, (_request, response) => void response.write('begins'))
     const { call, response, results } = place(t, port)
-    const { body } = await response
+    const body = stream(await response)
     await once(body, 'data')
     const reason = new Error('revoked')
     call.abort(reason)
@@ -363,7 +406,7 @@ describe('UpstreamCall', () => {
       response.write('begins')
     })
     const { call, response } = place(t, port)
-    const { body } = await response
+    const body = stream(await response)
     body.destroy()
     await hungUp.promise
     assert.equal(call.failed, true)

@@ -5,6 +5,7 @@ import { IncomingMessage } from 'node:http'
 import { Socket } from 'node:net'
 import { describe, it } from 'node:test'
 import { type Directive, parseDirective } from '../../lib/directive.ts'
+import { parseUpstreamUrl } from '../../lib/upstream-url.ts'
 import type { ProxyTrust } from '../../lib/forwarded.ts'
 import { canonicalPath, requestTarget } from '../../lib/path.ts'
 import {
@@ -33,7 +34,7 @@ function incoming(rawHeaders: string[], peer = '192.0.2.1', encrypted = false): 
 
 function directive(members: Record<string, unknown> = {}): Directive {
   const raw = { url: 'https://api.test:8443/base?v=1', auth_mode: 'caracal_jwt', ...members }
-  return parseDirective(raw, 'access', () => true)
+  return parseDirective(raw, 'access', parseUpstreamUrl(raw.url))
 }
 
 interface Given {

@@ -94,7 +94,7 @@ function resolving(
 
 const NOT_FOUND = Object.assign(new Error('getaddrinfo ENOTFOUND'), { code: 'ENOTFOUND' })
 
-describe('permits', () => {
+describe('a destination', () => {
   const cases: [url: string, policy: Partial<EgressPolicy>, permitted: boolean][] = [
     ['https://api.test/', {}, true],
     ['https://api.test/', { hostAllowlist: ['API.test'] }, true],
@@ -112,11 +112,36 @@ describe('permits', () => {
   for (const [url, policy, permitted] of cases) {
     it(`is ${permitted} for ${url} under ${JSON.stringify(policy)}`, async t => {
       const { app } = await started(t, { policy })
-      const parsed = parseUpstreamUrl(url)
-      assert.ok(parsed)
-      assert.equal(app.egress.permits(parsed), permitted)
+      const destination = { upstream: parseUpstreamUrl(url), permitted }
+      assert.ok(destination.upstream)
+      assert.deepEqual(app.egress.destination(url), destination)
+      // From the second time on it is remembered.
+      assert.deepEqual(app.egress.destination(url), destination)
     })
   }
+
+  it('is none where the URL is not safe', async t => {
+    const { app } = await started(t)
+    for (const url of [
+      '',
+      'ftp://a.test',
+      'http://169.254.169.254/',
+      `http://a.test:0/${'x'.repeat(3_000)}`,
+    ]) {
+      assert.deepEqual(app.egress.destination(url), { upstream: undefined, permitted: false })
+    }
+  })
+
+  it('remembers no more than so many, each URL of a bounded length', async t => {
+    const { app } = await started(t)
+    const at = (path: string) => app.egress.destination(`http://a.test/${path}`)
+    const first = at('')
+    assert.equal(at(''), first)
+    const long = 'x'.repeat(3_000)
+    assert.notEqual(at(long), at(long))
+    for (let i = 0; i < 1_000; i++) at(String(i))
+    assert.notEqual(at(''), first)
+  })
 })
 
 describe('a name', () => {

@@ -128,9 +128,9 @@ describe('hook', () => {
       const revoked = new Denial('revoked')
       let reason: unknown
       const check: Check = (_request, passage) => {
-        passage.signal.addEventListener('abort', () => {
-          reason = passage.signal.reason
-        })
+        passage.cancelWait = given => {
+          reason = given
+        }
         setImmediate(() => {
           passage.revoke(new RevocationReceipt('sid', undefined), revoked)
           passage.abandon()

@@ -9,7 +9,7 @@ import { createServer as createTcpServer } from 'node:net'
 import { describe, it, type TestContext } from 'node:test'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { Denial } from '../../denial.ts'
-import sts, { type StsOptions } from '../../plugins/sts.ts'
+import sts, { type Cancel, type StsOptions } from '../../plugins/sts.ts'
 import { createCertificate } from '../certificate.ts'
 import { listen } from '../gateway/harness.ts'
 import { freePort } from '../redis.ts'
@@ -429,12 +429,14 @@ describe('the circuit', () => {
     clock.now += 10_000
     const reached = Promise.withResolvers<ServerResponse>()
     state.answer = (_request, response) => reached.resolve(response)
-    const abort = new AbortController()
-    const probe = app.sts.exchange(REQUEST, abort.signal)
+    let cancel: Cancel = () => assert.fail('nothing to cancel')
+    const probe = app.sts.exchange(REQUEST, given => {
+      cancel = given
+    })
     const response = await reached.promise
     const closed = once(response, 'close')
     const reason = new Denial('revoked')
-    abort.abort(reason)
+    cancel(reason)
     await assert.rejects(probe, error => error === reason)
     await closed
     assert.deepEqual([results.length, times(), app.sts.circuitOpen], [before, 1, true])
