@@ -258,9 +258,14 @@ class Supervisor {
   }
 
   async #ask(question: Question): Promise<Omit<Answer, 'kind' | 'id'>> {
-    return question === 'reload'
-      ? { revocations: await this.#reload() }
-      : { figures: await this.#figures() }
+    try {
+      return question === 'reload'
+        ? { revocations: await this.#reload() }
+        : { figures: await this.#figures() }
+    } catch (error) {
+      this.#log.error({ err: error, question }, 'the workers cannot be asked')
+      return {}
+    }
   }
 
   async #figures(): Promise<Family[]> {

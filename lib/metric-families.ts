@@ -18,7 +18,8 @@ export type Aggregator = 'omit' | 'sum' | 'first' | 'min' | 'max' | 'average'
 /** A value of a {@link Family}. */
 export interface Sample {
   readonly value: number
-  readonly labels: Readonly<Partial<Record<string, string | number>>>
+  /** None, where the library leaves them out. */
+  readonly labels?: Readonly<Partial<Record<string, string | number>>> | undefined
   /** The series, where it is not called as its family is: that of a histogram's bucket, say. */
   readonly metricName?: string | undefined
   readonly exemplar?: Exemplar | null | undefined
@@ -43,7 +44,7 @@ export function mergeFamilies(processes: readonly (readonly Family[])[]): Family
     if (first === undefined || aggregator === 'omit') return []
     const samples = families.flatMap(({ values }) => values)
     const series = Map.groupBy(samples, ({ metricName, labels }) =>
-      JSON.stringify([metricName, labels]),
+      JSON.stringify([metricName, labels ?? {}]),
     )
     const values = [...series.values()].map(of => mergeSamples(worst(first, of) ?? aggregator, of))
     return [{ ...first, values }]
@@ -64,7 +65,7 @@ function worst({ name }: Family, [sample]: readonly Sample[]): 'max' | undefined
 }
 
 function isQuantile({ labels }: Sample): boolean {
-  return labels['quantile'] !== undefined
+  return labels?.['quantile'] !== undefined
 }
 
 function mergeSamples(aggregator: Exclude<Aggregator, 'omit'>, samples: Sample[]): Sample {

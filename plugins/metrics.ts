@@ -253,7 +253,7 @@ async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<v
       const figures: Record<string, number> = {}
       for (const { name, values } of families ?? (await registry.getMetricsAsJSON())) {
         const [only] = values
-        if (values.length !== 1 || only === undefined || Object.keys(only.labels).length > 0)
+        if (values.length !== 1 || only === undefined || Object.keys(only.labels ?? {}).length > 0)
           continue
         if (!name.startsWith('caracal_') || typeof only.value !== 'number') continue
         const short = name.replace(PREFIX, '').replace(/_total$/, '')

@@ -36,7 +36,7 @@ describe('mergeFamilies', () => {
     })
     const [merged] = mergeFamilies([[of(['a', 1], ['b', 2])], [of(['b', 3], ['c', 4])], []])
     assert.deepEqual(
-      merged?.values.map(({ labels, value }) => [labels['check'], value]),
+      merged?.values.map(({ labels, value }) => [labels?.['check'], value]),
       [
         ['a', 1],
         ['b', 5],
@@ -73,7 +73,7 @@ describe('mergeFamilies', () => {
       type: 'summary',
       values: [
         { value, labels: { quantile: 0.99 } },
-        { metricName: 's_count', value, labels: {} },
+        { metricName: 's_count', value },
       ],
     })
     const merged = mergeFamilies([[summary(0.25)], [summary(0.5)]])
