@@ -186,7 +186,8 @@ class Supervisor {
       this.#asked = this.#port ?? this.#asked
     }
     if (this.#stopping) {
-      if (code !== 0) this.#failed += 1
+      // One that has not got so far has nothing to lose.
+      if (code !== 0 && member.prepared) this.#failed += 1
       if (this.#members.length === 0) this.#onEmpty()
       return
     }

@@ -19,7 +19,8 @@ const link = new SupervisorLink()
 link.onDrain = leave
 // Node.js would end a worker whose supervisor is gone at once, in the middle of its requests.
 if (cluster.worker !== undefined) cluster.worker.exitedAfterDisconnect = true
-const config = workerShare(loadConfig(await link.texts))
+// What it names may have changed since the service started.
+const config = await link.texts.then(loadConfig).then(workerShare).catch(startFailed)
 const app = await createGateway(config).catch(startFailed)
 const end = endInOrder(app, config, [...BROKEN, ...ENDING])
 process.off('SIGTERM', leave).on('SIGTERM', () => end.begin())

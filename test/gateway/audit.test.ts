@@ -273,7 +273,7 @@ describe('with a replay directory that cannot be used, the gateway', () => {
     'starts, refuses before anything is spent, says why, and recovers',
     lastFirst(async t => {
       const directory = join(await temporaryDirectory(t), 'replay')
-      const stack = await startStack(t, { env: { AUDIT_REPLAY_DIR: directory } })
+      const stack = await startStack(t, { env: { ...ALONE, AUDIT_REPLAY_DIR: directory } })
       const { gateway } = stack
       assert.equal((await stack.call()).status, 200)
       await rm(directory, { recursive: true })

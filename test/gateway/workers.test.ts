@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
+import { rm, writeFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
@@ -11,7 +12,17 @@ import { Client } from 'undici'
 import { lastFirst } from '../cleanup.ts'
 import { type Cleanup, freePort, startRedis } from '../redis.ts'
 import { until } from '../until.ts'
-import { call, type Gateway, head, KEYS, type Stack, startStack, Wire } from './harness.ts'
+import {
+  call,
+  type Gateway,
+  head,
+  KEYS,
+  RESOURCE,
+  type Stack,
+  startStack,
+  Wire,
+  ZONE,
+} from './harness.ts'
 import {
   arrived,
   assertAccounted,
@@ -304,7 +315,7 @@ describe('two workers', { concurrency: 2 }, () => {
       const asked = [...found.values()].map(connection =>
         connection.get('/late', {
           authorization: `Bearer ${stack.mint()}`,
-          'x-caracal-resource': 'resource://billing-api',
+          'x-caracal-resource': RESOURCE,
         }),
       )
       await until(() => answers.length === 2, LONG)
@@ -338,7 +349,11 @@ describe('two workers', { concurrency: 2 }, () => {
         await until(() => answers.length === 6, LONG)
         const ended = once(gateway.child, 'close')
         gateway.signal(signal)
-        await until(() => hasLogged(gateway, /^draining/))
+        // A worker may hear of it first.
+        const { pid: supervisor } = gateway.child
+        const draining = () =>
+          gateway.logs.some(({ msg, pid }) => msg === 'draining' && pid === supervisor)
+        await until(draining, LONG)
         for (let n = 0; n < 4; n += 1) {
           const answer = await call(gateway.url, '/ready', { resource: null })
           assert.deepEqual(answer.json(), { ok: false, ready: false, reason: 'draining' })
@@ -409,6 +424,32 @@ describe('two workers', { concurrency: 2 }, () => {
         events.map(({ evaluation_status: status }) => status),
         Array(4).fill('executed'),
       )
+    }),
+  )
+
+  test(
+    'serve on while one cannot start again, which says why, and tries until it can',
+    lastFirst(async t => {
+      const file = `${await temporaryDirectory(t)}/bindings.json`
+      const bindings = JSON.stringify({
+        version: 1,
+        zones: { [ZONE]: { resources: { [RESOURCE]: {} } } },
+      })
+      await writeFile(file, bindings)
+      const stack = await startStack(t, { env: { ...TWO, BINDINGS_FILE: file } })
+      const { gateway } = stack
+      const { connection, other } = await oneAndOther(t, stack)
+      await rm(file)
+      process.kill(other, 'SIGKILL')
+      await until(() => hasLogged(gateway, /^a worker cannot start/), LONG)
+      const line = gateway.logs.find(({ msg }) => msg === 'a worker cannot start')
+      assert.match(String(line?.['reason']), /BINDINGS_FILE names a file that cannot be read/)
+      const figures = await connection.figures()
+      assert.equal(figures['workers'], 1)
+      assert.equal(figures['bindings_stale'], 1)
+      await writeFile(file, bindings)
+      await replaced(gateway, other)
+      await until(async () => (await connection.get('/ready')).status === 200, LONG)
     }),
   )
 
