@@ -267,8 +267,9 @@ describe('a gateway whose STS asks for a certificate', async () => {
       const answer = await call(gateway.url, '/v1', { token: mint() })
       assert.equal(answer.status, 503, answer.text)
       assert.equal(answer.json()['error_description'], 'signing keys unavailable')
-      const ready = await call(gateway.url, '/ready', { resource: null })
-      assert.equal(ready.json()['reason'], 'sts_unreachable')
+      const reason = async () =>
+        (await call(gateway.url, '/ready', { resource: null })).json()['reason']
+      await until(async () => (await reason()) === 'sts_unreachable')
       assert.deepEqual([sts.exchanges.length, sts.jwksRequests.length], arrived)
     })
   }
