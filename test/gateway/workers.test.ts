@@ -259,10 +259,17 @@ describe('two workers', { concurrency: 2 }, () => {
       const load = new Load(t, stack)
       await load.more('200', 200)
       const before = await stack.metric('requests_allowed')
+      const { handler } = stack.upstream
+      const held: (() => void)[] = []
+      stack.upstream.handler = (...exchange) => void held.push(() => handler(...exchange))
+      // Most of the callers wait for the upstream, so that both workers have some of them.
+      await until(() => held.length >= 20, LONG)
       const [victim] = workersOf(gateway)
       process.kill(victim, 'SIGKILL')
       await until(() => hasLogged(gateway, /^a worker ended and is started again/), LONG)
       assert.ok((await stack.metric('requests_allowed')) >= before)
+      stack.upstream.handler = handler
+      for (const answer of held) answer()
       await load.more('200', 200)
       await replaced(gateway, victim)
       await load.more('200', 200)
