@@ -9,6 +9,7 @@ import { parseKeyValues } from './lib/key-values.ts'
 import { LogOutput } from './lib/log-output.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
 import { listener } from './listener.ts'
+import { type GatewayPlugin, loadPlugins, type NamedPlugin } from './loader.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit/index.ts'
 import bindings from './plugins/bindings.ts'
@@ -20,6 +21,7 @@ import database from './plugins/database.ts'
 import drain from './plugins/drain.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
+import extension from './plugins/extension.ts'
 import gauges from './plugins/gauges.ts'
 import liveRequests from './plugins/live-requests.ts'
 import jwks from './plugins/jwks.ts'
@@ -38,7 +40,25 @@ import { operator } from './routes/operator.ts'
 
 export { type Config, ConfigError, loadConfig } from './config.ts'
 export { type Check, type CustomDenial, DENIALS, Denial } from './denial.ts'
-export type { Binding, BindingSource, Enforcement, Operation } from './plugins/bindings.ts'
+export {
+  type Binding,
+  type BindingDefinition,
+  type BindingSet,
+  bindingSet,
+  type BindingSource,
+  type Enforcement,
+  type Operation,
+} from './lib/bindings.ts'
+export { readBindingsFile } from './lib/bindings-file.ts'
+export type { Anchors, Mandate, MandateClaims } from './lib/mandate.ts'
+export type { GatewayPlugin } from './loader.ts'
+export type { GrantedExchange, UpstreamHeaders } from './plugins/extension.ts'
+
+/** What is not configuration. */
+export interface GatewayOptions {
+  /** Plugins of your own, loaded in order after those of `GATEWAY_PLUGINS` (contract section 12). */
+  readonly plugins?: readonly GatewayPlugin[]
+}
 
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
@@ -46,13 +66,19 @@ const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', '
 /**
  * A gateway, ready to `listen` or `inject`.
  *
- * @throws Error when it cannot start: Redis or the revocation history is not to be had, or the bindings are broken
+ * @throws Error when it cannot start: Redis or the revocation history is not to be had, the bindings are broken, or a
+ * plugin cannot be loaded or registered
  */
-export async function createGateway(config: Config): Promise<FastifyInstance> {
+export async function createGateway(
+  config: Config,
+  options: GatewayOptions = {},
+): Promise<FastifyInstance> {
+  const embedded = (options.plugins ?? []).map(named)
+  const plugins = [...(await loadPlugins(config.gatewayPlugins)), ...embedded]
   const output = new LogOutput()
   const app: FastifyInstance = listener(config, output, () => app)
   try {
-    await furnish(app, config)
+    await furnish(app, config, plugins)
     output.onDrop = () => app.meters.count('log_lines_dropped')
     return app
   } catch (error) {
@@ -62,7 +88,15 @@ export async function createGateway(config: Config): Promise<FastifyInstance> {
   }
 }
 
-async function furnish(app: FastifyInstance, config: Config): Promise<void> {
+function named(plugin: GatewayPlugin, index: number): NamedPlugin {
+  return { name: plugin.name || `number ${index + 1}`, plugin }
+}
+
+async function furnish(
+  app: FastifyInstance,
+  config: Config,
+  plugins: readonly NamedPlugin[],
+): Promise<void> {
   for (const warning of configWarnings(config)) app.log.warn(warning)
   // Known to the router, their bodies left alone: what Fastify does with a `QUERY` is not the gateway's to decide.
   for (const method of PROXIED_METHODS) {
@@ -85,6 +119,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     maxEventLoopDelay: config.maxEventLoopDelay,
   })
   await app.register(connections, { writeTimeout: config.writeTimeout })
+  await app.register(extension, { maxRequestBytes: config.maxRequestBytes })
   if (config.tlsCertFile !== undefined && config.tlsKeyFile !== undefined) {
     await app.register(certificate, { cert: config.tlsCertFile, key: config.tlsKeyFile })
   }
@@ -176,6 +211,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     streamIdleTimeout: config.streamIdleTimeout,
     trust: proxyTrust(config.trustProxy),
     now: Date.now,
+    plugins,
   })
 }
 

@@ -48,6 +48,7 @@ const KINDS = {
   networks: kind('list of addresses and CIDRs', readNetworks),
   proxies: kind('boolean, or list of addresses and CIDRs', readProxies),
   uses: kind('list', readUses),
+  modules: kind('list of modules', readModules),
   boolean: kind('boolean', readBoolean),
   port: kind('integer', text => readInteger(text, 0, 65_535)),
   count: kind('integer', text => readInteger(text, 1, Number.MAX_SAFE_INTEGER)),
@@ -176,6 +177,10 @@ const service = {
   MAX_EVENT_LOOP_DELAY: variable('timeout', {
     default: '1s',
     description: 'Delay of the event loop above which requests are refused as `overloaded`.',
+  }),
+  GATEWAY_PLUGINS: optional('modules', {
+    description:
+      'Plugins of your own, in the order in which they are loaded: package names, or paths of `.js`, `.mjs` or `.ts` files relative to the working directory (`docs/extending.md`). They are code that sees every request.',
   }),
   SHUTDOWN_DELAY: variable('pause', {
     default: '0s',
@@ -489,7 +494,6 @@ export const SECRETS: readonly string[] = Object.entries<Entry>(schema.propertie
  * that asks for nothing. Each row goes when its feature comes.
  */
 export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
-  GATEWAY_PLUGINS: undefined,
   WORKERS: '1',
 }
 
@@ -512,6 +516,8 @@ export interface Config {
   readonly tlsKeyFile?: string | undefined
   /** `TRUST_PROXY`: nobody, everybody, or these addresses and CIDRs. */
   readonly trustProxy: boolean | readonly string[]
+  /** `GATEWAY_PLUGINS`: package names, or paths relative to the working directory. */
+  readonly gatewayPlugins: readonly string[]
   /** `MAX_REQUEST_BYTES`. */
   readonly maxRequestBytes: number
   /** `MAX_IN_FLIGHT`: requests without response headers. */
@@ -650,6 +656,7 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     tlsCertFile: env.TLS_CERT_FILE,
     tlsKeyFile: env.TLS_KEY_FILE,
     trustProxy: env.TRUST_PROXY,
+    gatewayPlugins: env.GATEWAY_PLUGINS ?? [],
     maxRequestBytes: env.MAX_REQUEST_BYTES,
     maxInFlight: env.MAX_IN_FLIGHT,
     maxEventLoopDelay: env.MAX_EVENT_LOOP_DELAY,
@@ -1136,6 +1143,12 @@ function readList(
 function readUses(text: string): readonly string[] | Unfit {
   return readList(text, 'a comma-separated list of gateway, session and resource', entry =>
     ['gateway', 'session', 'resource'].includes(entry) ? entry : undefined,
+  )
+}
+
+function readModules(text: string): readonly string[] | Unfit {
+  return readList(text, 'a comma-separated list of package names and paths', entry =>
+    /^[^\0\s]+$/.test(entry) ? entry : undefined,
   )
 }
 

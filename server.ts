@@ -58,6 +58,12 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     },
   )
   const address = { port: config.port, host: config.host, backlog: BACKLOG }
+  // What a plugin does last before its gateway serves.
+  try {
+    await app.ready()
+  } catch (error) {
+    return startFailed(error)
+  }
   await app.listen(address).catch((error: Error) => {
     // Told to stop before it listened.
     if (!stopping) startFailed(new Error(`HOST and PORT: ${error.message}`))
@@ -81,8 +87,10 @@ function leave(): void {
 }
 
 /** A dependency that is away is no programming error: its message is what the operator needs. */
-function startFailed(error: Error): undefined {
-  process.stderr.write(`the gateway cannot start: ${error.message}\n`)
+function startFailed(error: unknown): undefined {
+  process.stderr.write(
+    `the gateway cannot start: ${error instanceof Error ? error.message : String(error)}\n`,
+  )
   process.exit(1)
 }
 

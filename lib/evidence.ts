@@ -1,6 +1,8 @@
 /**
  * Writes what happened to a request as audit events (contract section 8): no token, credential, query or body.
  */
+import { isCheck } from '../denial.ts'
+import type { Annotations } from './annotations.ts'
 import type { AuditEvent } from './audit-event.ts'
 import type { RevocationReceipt } from './revocation-receipt.ts'
 
@@ -20,6 +22,8 @@ export interface RequestFacts {
   readonly agentSessionId: string | undefined
   readonly delegationEdgeId: string | undefined
   readonly method: string
+  /** What plugins have noted. */
+  readonly annotations?: Annotations | undefined
 }
 
 /** Where a request that passed the exchange goes. */
@@ -91,7 +95,10 @@ export function refusalOutcome(
         ? { status: 'upstream_error', errorKind: 'transport_error' }
         : { status: 'build_failed', errorKind: 'request_build_failed' }
     default:
-      return { status: 'upstream_error', errorKind: 'transport_error' }
+      // A check of a plugin's.
+      return dispatched || isCheck(check)
+        ? { status: 'upstream_error', errorKind: 'transport_error' }
+        : { status: 'upstream_rejected', errorKind: undefined }
   }
 }
 
@@ -179,6 +186,7 @@ export function replayEvent(facts: RequestFacts, jti: string): EvidenceEvent {
       request_id: facts.requestId,
       agent_session_id: facts.agentSessionId,
       delegation_edge_id: facts.delegationEdgeId,
+      annotations: facts.annotations,
     },
   }
 }
@@ -207,5 +215,6 @@ function requestMetadata(facts: RequestFacts) {
     agent_session_id: facts.agentSessionId,
     delegation_edge_id: facts.delegationEdgeId,
     method: facts.method,
+    annotations: facts.annotations,
   }
 }

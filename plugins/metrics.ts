@@ -5,7 +5,7 @@
  */
 import client, { type Histogram, type Metric, type Registry } from '@prometheus-io/client'
 import type { FastifyInstance } from 'fastify'
-import fastifyMetrics from 'fastify-metrics'
+import fastifyMetrics, { type IFastifyMetrics } from 'fastify-metrics'
 import fp from 'fastify-plugin'
 import { DENIALS, isCheck } from '../denial.ts'
 
@@ -14,6 +14,14 @@ declare module 'fastify' {
     meters: Meters
   }
 }
+
+// fastify-metrics says what `app.metrics` is. Here it is this gateway's registry as well (contract section 12).
+declare module 'fastify-metrics' {
+  interface IFastifyMetrics extends Registry {}
+}
+
+/** Where fastify-metrics puts its own object. */
+const FASTIFY_METRICS = 'fastifyMetrics'
 
 const PREFIX = 'caracal_gateway_'
 
@@ -125,9 +133,13 @@ async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<v
   await app.register(fastifyMetrics.default, {
     endpoint: null,
     promClient: client,
+    name: FASTIFY_METRICS,
     defaultMetrics: { enabled: true, register: registry },
     routeMetrics: { enabled: false },
   })
+  const own = app.getDecorator<IFastifyMetrics>(FASTIFY_METRICS)
+  const initMetricsInRegistry = () => own.initMetricsInRegistry()
+  app.decorate('metrics', Object.assign(registry, { client, initMetricsInRegistry }))
   // Node.js keeps what observes its collections for as long as it runs, and with it the registry.
   app.addHook('onClose', async () => registry.clear())
   const registers = [registry]
