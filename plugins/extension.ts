@@ -59,7 +59,7 @@ declare module 'fastify' {
      *
      * @throws TypeError when it is no stream, or the answer is on its way
      */
-    rewriteBody(transform: Duplex): FastifyReply
+    rewriteBody(transform: Duplex): void
   }
   interface FastifyContextConfig {
     /** Of a plugin's own route: whether it passes every check, the last of which spends the mandate. Default: none. */
@@ -148,7 +148,6 @@ async function extension(app: FastifyInstance, options: ExtensionOptions): Promi
       )
     }
     extension.transforms.push(transform)
-    return this
   })
 }
 

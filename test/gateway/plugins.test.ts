@@ -192,7 +192,6 @@ describe('a plugin', () => {
     assert.match(text, /x-read: 5 true/)
     assert.equal(text.match(/100 Continue/g)?.length, 1)
     assert.equal((await stack.upstream.arrivals.at(-1)?.body)?.toString(), 'abcde')
-    assert.equal(stack.upstream.arrivals.at(-1)?.headers['transfer-encoding'], 'chunked')
     wire.close()
   })
 
@@ -350,7 +349,7 @@ describe('a plugin', () => {
     const token = stack.mint()
     const answer = await stack.call('/team/guarded', { ...options, token })
     assert.deepEqual(answer.json(), {
-      client: 'client-1',
+      client: 'dev-client',
       exchange: 'request.exchange is not established yet',
       got: { a: 1 },
     })

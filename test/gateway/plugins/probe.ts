@@ -28,8 +28,8 @@ const ACTIONS: Record<string, Action> = {
   fail: () => {
     throw new Error('a canary that no caller may see')
   },
-  headers: (_request, reply) => reply.header('x-team', 'was here'),
-  answer: (_request, reply) => reply.code(203).send({ by: 'team' }),
+  headers: (_request, reply) => void reply.header('x-team', 'was here'),
+  answer: (_request, reply) => void reply.code(203).send({ by: 'team' }),
   wait: () => pause(60_000, undefined, { ref: false }),
   annotate: request => request.annotate('team.tier', 'gold'),
   annotateMuch: request => {
@@ -70,7 +70,7 @@ const ACTIONS: Record<string, Action> = {
     }
     void reply.header('x-refused', refused.join())
   },
-  exchange: (request, reply) => reply.header('x-exchange', JSON.stringify(request.exchange)),
+  exchange: (request, reply) => void reply.header('x-exchange', JSON.stringify(request.exchange)),
   read: async (request, reply) => {
     const first = await request.readBody(1_000)
     const again = await request.readBody(1_000)
@@ -78,13 +78,15 @@ const ACTIONS: Record<string, Action> = {
   },
   readUnawaited: request => void request.readBody(1_000),
   rewrite: (_request, reply) => reply.rewriteBody(upperCase()),
-  rewriteTwice: (_request, reply) =>
-    reply.rewriteBody(upperCase()).rewriteBody(
+  rewriteTwice: (_request, reply) => {
+    reply.rewriteBody(upperCase())
+    reply.rewriteBody(
       new Transform({
         transform: (chunk: Buffer, _encoding, done) =>
           done(null, chunk.toString().replaceAll('A', '-')),
       }),
-    ),
+    )
+  },
   rewriteFails: (_request, reply) =>
     reply.rewriteBody(
       new Transform({
@@ -132,12 +134,12 @@ export default async function probe(app: FastifyInstance): Promise<void> {
     if (reply.statusCode < 400) await act('onSend', request, reply)
   })
 
-  app.get('/team/open', async request => ({
+  app.get('/team/open', request => ({
     passage: request.passage === null,
     mandate: attempt(() => request.mandate.clientId),
   }))
-  app.post('/team/echo', async request => ({ got: request.body }))
-  app.post('/team/guarded', { config: { protected: true } }, async request => ({
+  app.post('/team/echo', request => ({ got: request.body }))
+  app.post('/team/guarded', { config: { protected: true } }, request => ({
     client: request.mandate.clientId,
     exchange: attempt(() => request.exchange.host),
     got: request.body,
