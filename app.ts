@@ -31,6 +31,7 @@ import passage from './plugins/passage.ts'
 import readiness from './plugins/readiness.ts'
 import replay from './plugins/replay.ts'
 import revocations from './plugins/revocations/index.ts'
+import service from './plugins/service.ts'
 import stages from './plugins/stages.ts'
 import store from './plugins/store.ts'
 import sts from './plugins/sts.ts'
@@ -110,6 +111,7 @@ async function furnish(
   })
 
   await app.register(metrics, { exemplars: config.otelExporterOtlpEndpoint !== undefined })
+  await app.register(service)
   await app.register(tracing, tracingOptions(config))
   await app.register(stages)
   await app.register(passage)
@@ -117,6 +119,7 @@ async function furnish(
   await app.register(overload, {
     maxInFlight: config.maxInFlight,
     maxEventLoopDelay: config.maxEventLoopDelay,
+    workers: config.workers,
   })
   await app.register(connections, { writeTimeout: config.writeTimeout })
   await app.register(extension, { maxRequestBytes: config.maxRequestBytes })

@@ -167,8 +167,11 @@ function logLevel({ check, statusCode }: Denial): 'debug' | 'info' | 'warn' | 'e
 /** The upstream had answered, and the answer could not be passed on. */
 function brokenAnswer(error: unknown): Denial {
   if (error instanceof Denial) return error
-  const check = error instanceof TransformFailed ? 'internal_error' : 'upstream_unreachable'
-  return new Denial(check, { cause: error })
+  if (!(error instanceof TransformFailed))
+    return new Denial('upstream_unreachable', { cause: error })
+  return error.cause instanceof Denial
+    ? error.cause
+    : new Denial('internal_error', { cause: error })
 }
 
 export default fp(answers, {

@@ -59,7 +59,10 @@ export function sendBody(app: FastifyInstance, request: FastifyRequest, reply: F
   void reply.send(answer.body)
 }
 
-/** Sees to a body that will be piped to the caller: it counts as an open stream, and its headers go out at once. */
+/**
+ * Sees to a body that will be piped to the caller: it counts as an open stream, and its headers go out at once, unless the
+ * whole of it is there already.
+ */
 export function attendBody(
   app: FastifyInstance,
   request: FastifyRequest,
@@ -75,6 +78,7 @@ export function attendBody(
         passage.lastByte = chunk.at(-1) ?? passage.lastByte
       })
     }
+    if (Buffer.isBuffer(passage.answer?.body)) return
     // Headers go out although no byte of a body may come for minutes; with one at hand they go out together.
     setImmediate(() => {
       // Not `flushHeaders`, which writes them as UTF-8: their bytes go on as they came.
