@@ -51,7 +51,8 @@ export {
   type Operation,
 } from './lib/bindings.ts'
 export { readBindingsFile } from './lib/bindings-file.ts'
-export type { Anchors, Mandate, MandateClaims } from './lib/mandate.ts'
+export type { Anchors, Mandate } from './lib/mandate.ts'
+export type * from './lib/mandate-claims.ts'
 export type { GatewayPlugin } from './loader.ts'
 export type { GrantedExchange, UpstreamHeaders } from './plugins/extension.ts'
 

@@ -5,10 +5,14 @@ import { existsSync } from 'node:fs'
 import module from 'node:module'
 import { isAbsolute, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import type { FastifyPluginAsync, FastifyPluginCallback } from 'fastify'
+import type { FastifyInstance, FastifyPluginOptions } from 'fastify'
 
 /** A plugin of a team's own: an ordinary Fastify plugin, which gets no options (contract section 12). */
-export type GatewayPlugin = FastifyPluginAsync | FastifyPluginCallback
+export type GatewayPlugin = (
+  app: FastifyInstance,
+  options: FastifyPluginOptions,
+  done: (error?: Error) => void,
+) => void | Promise<void>
 
 /** A plugin, and what a message about it calls it. */
 export interface NamedPlugin {

@@ -124,6 +124,14 @@ export interface MetricsOptions {
   readonly exemplars?: boolean
 }
 
+/** A registry as `app.metrics`. It outlives its gateway, of which it must hold nothing by then. */
+function offered(registry: Registry, held: { readonly own: IFastifyMetrics | undefined }) {
+  return Object.assign(registry, {
+    client,
+    initMetricsInRegistry: () => held.own?.initMetricsInRegistry(),
+  })
+}
+
 /** What was counted since a counter was last read: the library takes ten times as long to add one. */
 class Tally {
   #count = 0
@@ -149,11 +157,13 @@ async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<v
     defaultMetrics: { enabled: true, register: registry },
     routeMetrics: { enabled: false },
   })
-  const own = app.getDecorator<IFastifyMetrics>(FASTIFY_METRICS)
-  const initMetricsInRegistry = () => own.initMetricsInRegistry()
-  app.decorate('metrics', Object.assign(registry, { client, initMetricsInRegistry }))
+  const held = { own: app.getDecorator<IFastifyMetrics | undefined>(FASTIFY_METRICS) }
+  app.decorate('metrics', offered(registry, held))
   // Node.js keeps what observes its collections for as long as it runs, and with it the registry.
-  app.addHook('onClose', async () => registry.clear())
+  app.addHook('onClose', async () => {
+    held.own = undefined
+    registry.clear()
+  })
   const registers = [registry]
   const counted = new Map<CounterName, Tally>()
   for (const [name, help] of Object.entries(COUNTERS)) {

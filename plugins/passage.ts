@@ -185,7 +185,9 @@ export function failure(thrown: unknown): Error {
 /** The passage of a request that passes the checks. @throws Error on any other route */
 export function passageOf(request: FastifyRequest): Passage {
   if (request.passage === null)
-    throw new Error('this route passes no checks: set `config: { protected: true }`')
+    throw new Error(
+      'this route is not proxied and passes no check: set `config: { protected: true }`',
+    )
   return request.passage
 }
 

@@ -120,6 +120,7 @@ describe('loadConfig: what is required', () => {
         tlsCertFile: undefined,
         tlsKeyFile: undefined,
         trustProxy: false,
+        gatewayPlugins: [],
         maxRequestBytes: 10_485_760,
         maxInFlight: 1000,
         workers: 1,
@@ -661,8 +662,8 @@ describe('loadConfig: each variable', () => {
     const read = (text: string) => loadConfig({ ...DEV, GATEWAY_PLUGINS: text }).gatewayPlugins
     assert.deepEqual(read('@team/limit, ./plugins/hours.ts'), ['@team/limit', './plugins/hours.ts'])
     assert.deepEqual(loadConfig(DEV).gatewayPlugins, [])
-    assert.deepEqual(problems({ ...DEV, GATEWAY_PLUGINS: 'a,,b' }), [
-      'GATEWAY_PLUGINS must be a comma-separated list of package names and paths',
+    assert.deepEqual(problems({ ...DEV, GATEWAY_PLUGINS: './a.ts ./b.ts' }), [
+      'GATEWAY_PLUGINS must be a comma-separated list of package names and paths; look at entry 1',
     ])
   })
 })

@@ -326,7 +326,7 @@ describe('a plugin', () => {
     const open = await stack.call('/team/open', none)
     assert.deepEqual(open.json(), {
       passage: true,
-      mandate: 'this route passes no checks: set `config: { protected: true }`',
+      mandate: 'this route is not proxied and passes no check: set `config: { protected: true }`',
     })
     const echo = await stack.call('/team/echo', {
       ...none,
