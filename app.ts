@@ -36,9 +36,21 @@ import tracing from './plugins/tracing/index.ts'
 import { guarded } from './routes/guarded.ts'
 import { operator } from './routes/operator.ts'
 
-export { type Config, ConfigError, loadConfig } from './config.ts'
-export { type Check, type CustomDenial, DENIALS, Denial } from './denial.ts'
+export { type Config, ConfigError, loadConfig, type Sampling } from './config.ts'
+export {
+  type Check,
+  type CustomDenial,
+  DENIALS,
+  Denial,
+  type DenialOptions,
+  type DenialRow,
+  type LegacyCounter,
+} from './denial.ts'
+export type { Anchors, Mandate, MandateClaims } from './lib/mandate.ts'
+export type { Secret } from './lib/secret.ts'
 export type { Binding, BindingSource, Enforcement, Operation } from './plugins/bindings.ts'
+// For what it adds to Fastify's types.
+export type {} from './plugins/passage.ts'
 
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
