@@ -49,8 +49,8 @@ export {
 export type { Anchors, Mandate, MandateClaims } from './lib/mandate.ts'
 export type { Secret } from './lib/secret.ts'
 export type { Binding, BindingSource, Enforcement, Operation } from './plugins/bindings.ts'
-// For what it adds to Fastify's types.
-export type {} from './plugins/passage.ts'
+// What this adds to Fastify's types, whoever imports the package is to see.
+import './plugins/passage.ts'
 
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']

@@ -14,6 +14,7 @@ const NAME = 'caracal-gateway.api.md'
 /** The report that is recorded. */
 export const API_REPORT = join(ROOT, 'etc', NAME)
 
+const FAULTS = [ExtractorLogLevel.Warning, ExtractorLogLevel.Error]
 const REPORTED = {
   default: { logLevel: ExtractorLogLevel.Warning },
   // Whatever the entry point exports is public.
@@ -65,7 +66,7 @@ export function renderApiReport(): string {
         localBuild: true,
         messageCallback: message => {
           message.handled = true
-          if (message.logLevel === 'warning' || message.logLevel === 'error') {
+          if (FAULTS.includes(message.logLevel)) {
             problems.push(message.formatMessageWithLocation(ROOT))
           }
         },

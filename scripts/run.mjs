@@ -61,6 +61,10 @@ const TASKS = {
     tool('oxlint', '--type-aware', '--fix')
     tool('biome', 'format', '--write')
   },
+  api: () => {
+    build()
+    return node('scripts/api.ts')
+  },
   docs: () => node('scripts/docs.ts'),
   bench: () => bench('index'),
   'bench:audit': () => bench('audit'),
