@@ -29,6 +29,7 @@ import passage from './plugins/passage.ts'
 import readiness from './plugins/readiness.ts'
 import replay from './plugins/replay.ts'
 import revocations from './plugins/revocations/index.ts'
+import service from './plugins/service.ts'
 import stages from './plugins/stages.ts'
 import store from './plugins/store.ts'
 import sts from './plugins/sts.ts'
@@ -88,6 +89,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   })
 
   await app.register(metrics, { exemplars: config.otelExporterOtlpEndpoint !== undefined })
+  await app.register(service)
   await app.register(tracing, tracingOptions(config))
   await app.register(stages)
   await app.register(passage)
@@ -95,6 +97,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   await app.register(overload, {
     maxInFlight: config.maxInFlight,
     maxEventLoopDelay: config.maxEventLoopDelay,
+    workers: config.workers,
   })
   await app.register(connections, { writeTimeout: config.writeTimeout })
   if (config.tlsCertFile !== undefined && config.tlsKeyFile !== undefined) {

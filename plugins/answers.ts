@@ -134,15 +134,23 @@ export function refuse(
     },
     'request denied',
   )
-  // Headers of an answer that broke before its first byte must not colour this one.
-  for (const name of Object.keys(reply.getHeaders())) void reply.removeHeader(name)
-  for (const name of reply.raw.getHeaderNames()) reply.raw.removeHeader(name)
+  if (passage?.answer !== undefined) {
+    // Headers of an answer that broke before its first byte must not colour this one.
+    for (const name of Object.keys(reply.getHeaders())) void reply.removeHeader(name)
+    for (const name of reply.raw.getHeaderNames()) reply.raw.removeHeader(name)
+  }
   // A caller that waits for `100 Continue` may send its body or not: nobody can tell where the next request begins.
   if (request.raw.headers.expect !== undefined && !request.raw.complete) {
     void reply.header('connection', 'close')
   }
-  // As bytes: Fastify adds a charset to a text's Content-Type.
-  return reply.code(denial.statusCode).headers(headers).send(Buffer.from(body))
+  // Text goes out in one piece with the headers, as UTF-8: those of another party must not be written so. A serializer keeps
+  // Fastify from adding a charset to the text's Content-Type.
+  const payload = denial.headers === undefined ? body : Buffer.from(body)
+  return reply.code(denial.statusCode).headers(headers).serializer(asItIs).send(payload)
+}
+
+function asItIs(body: unknown): string {
+  return String(body)
 }
 
 function logLevel({ check, statusCode }: Denial): 'debug' | 'info' | 'warn' | 'error' {
