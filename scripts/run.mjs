@@ -66,6 +66,10 @@ const TASKS = {
     return node('scripts/api.ts')
   },
   docs: () => node('scripts/docs.ts'),
+  'docs:check': () => {
+    buildIfStale()
+    return node('scripts/docs-check.ts')
+  },
   bench: () => bench('index'),
   'bench:audit': () => bench('audit'),
   'bench:guard': () => bench('guard'),

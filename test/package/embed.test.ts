@@ -3,10 +3,11 @@
 import assert from 'node:assert/strict'
 import { execFile, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
+import { blocksOf } from '../../scripts/pages.ts'
 import { RESOURCE } from '../gateway/harness.ts'
 import { startWorld } from '../in-process.ts'
 import { install, pack, ROOT } from './tarball.ts'
@@ -69,7 +70,7 @@ test('the package embeds in a Fastify app of plain JavaScript, and answers an in
   assert.deepEqual(await closed, [0, null])
 })
 
-test('the package compiles without skipLibCheck, augments Fastify, and runs', async t => {
+test('the package and the code of the README compile without skipLibCheck; it augments Fastify and runs', async t => {
   const project = await projectWith(t, 'typed.ts')
   const { env } = await environment(t)
   const compilerOptions = {
@@ -84,6 +85,11 @@ test('the package compiles without skipLibCheck, augments Fastify, and runs', as
     outDir: 'out',
   }
   writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions }))
+  // The README's code too, as one module.
+  const readme = blocksOf(readFileSync(join(ROOT, 'README.md'), 'utf8'))
+  const code = readme.filter(({ info }) => info === 'ts').map(({ text }) => text)
+  assert.ok(code.length >= 2)
+  writeFileSync(join(project, 'readme.ts'), code.join('\n'))
   const tsc = join(ROOT, 'node_modules', '.bin', 'tsc')
   const compiled = await run(tsc, ['-p', project]).catch(error => error)
   assert.equal(compiled.stdout, '')

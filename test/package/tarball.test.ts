@@ -2,13 +2,14 @@
 
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
 import { checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core'
 import { publint } from 'publint'
 import { formatMessage } from 'publint/utils'
+import { brokenLinks } from '../../scripts/pages.ts'
 import { install, manifest, namesIn, pack } from './tarball.ts'
 
 const run = promisify(execFile)
@@ -31,10 +32,23 @@ test('the package holds the build, its declarations, docs and what runs it, and 
   }
   const strange = names.filter(
     name =>
-      /(^|\/)(test|bench|node_modules|\.cache)\//.test(name) ||
+      /(^|\/)(test|node_modules|\.cache)\//.test(name) ||
       (name.startsWith('dist/') ? !/\.(js|d\.ts)$/.test(name) : /\.(ts|mjs)$/.test(name)),
   )
   assert.deepEqual(strange, [])
+})
+
+test('the pages of the package lead to what is in the package', async t => {
+  const project = await install(t, await pack(t))
+  const root = join(project, 'node_modules', 'caracal-gateway')
+  const pages = readdirSync(root, { recursive: true, encoding: 'utf8' }).filter(name =>
+    /^(README|CHANGELOG|docs\/.*)\.md$/.test(name),
+  )
+  assert.ok(pages.length > 10)
+  assert.deepEqual(
+    pages.flatMap(page => brokenLinks(root, page)),
+    [],
+  )
 })
 
 test('the package has no fault that publint knows', async t => {
