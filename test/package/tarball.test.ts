@@ -32,7 +32,7 @@ test('the package holds the build, its declarations, docs and what runs it, and 
   }
   const strange = names.filter(
     name =>
-      /(^|\/)(test|node_modules|\.cache)\//.test(name) ||
+      /(^|\/)(tests?|ci|node_modules|\.cache)[/.]/.test(name) ||
       (name.startsWith('dist/') ? !/\.(js|d\.ts)$/.test(name) : /\.(ts|mjs)$/.test(name)),
   )
   assert.deepEqual(strange, [])
