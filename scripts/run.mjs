@@ -74,6 +74,7 @@ const TASKS = {
   'bench:audit': () => bench('audit'),
   'bench:guard': () => bench('guard'),
   'bench:overload': () => bench('overload'),
+  'bench:pieces': () => bench('pieces'),
   'bench:profile': () => bench('profile'),
   'bench:revocation': () => bench('revocation', '--expose-gc'),
   'bench:soak': () => bench('soak'),
