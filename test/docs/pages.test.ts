@@ -1,7 +1,7 @@
 // The pages of the documentation lead somewhere, their commands do what they say, and a page that errs is found.
 
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -19,6 +19,16 @@ const fenced = (info: string, text: string) => `\`\`\`${info}\n${text}\n\`\`\`\n
 
 test('every relative link and anchor of the pages resolves, and every block of commands says who runs it', () => {
   assert.deepEqual(pageProblems(), [])
+})
+
+test('every test that docs/security.md names is there', () => {
+  const page = readFileSync(new URL('../../docs/security.md', import.meta.url), 'utf8')
+  const named = [...page.matchAll(/`(test\/[^`]+)`/g)].map(([, file]) => file ?? '')
+  assert.ok(named.length > 20)
+  assert.deepEqual(
+    named.filter(file => !existsSync(new URL(`../../${file}`, import.meta.url))),
+    [],
+  )
 })
 
 test('the commands of the pages do what the pages say', async () => {
