@@ -39,8 +39,16 @@ import tracing from './plugins/tracing/index.ts'
 import { guarded } from './routes/guarded.ts'
 import { operator } from './routes/operator.ts'
 
-export { type Config, ConfigError, loadConfig } from './config.ts'
-export { type Check, type CustomDenial, DENIALS, Denial } from './denial.ts'
+export { type Config, ConfigError, loadConfig, type Sampling } from './config.ts'
+export {
+  type Check,
+  type CustomDenial,
+  DENIALS,
+  Denial,
+  type DenialOptions,
+  type DenialRow,
+  type LegacyCounter,
+} from './denial.ts'
 export {
   type Binding,
   type BindingDefinition,
@@ -53,8 +61,14 @@ export {
 export { readBindingsFile } from './lib/bindings-file.ts'
 export type { Anchors, Mandate } from './lib/mandate.ts'
 export type * from './lib/mandate-claims.ts'
+export type { Secret } from './lib/secret.ts'
 export type { GatewayPlugin } from './loader.ts'
 export type { GrantedExchange, UpstreamHeaders } from './plugins/extension.ts'
+// What these add to Fastify's types, whoever imports the package is to see.
+import './plugins/bindings.ts'
+import './plugins/extension.ts'
+import './plugins/metrics.ts'
+import './plugins/passage.ts'
 
 /** What is not configuration. */
 export interface GatewayOptions {

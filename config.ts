@@ -575,7 +575,7 @@ export interface Config {
   readonly redisDialTimeout: number
   /** `REDIS_READ_TIMEOUT`, milliseconds. */
   readonly redisReadTimeout: number
-  /** `DATABASE_URL`: {@link parseDatabaseUrl} can read it. */
+  /** `DATABASE_URL`: `parseDatabaseUrl` can read it. */
   readonly databaseUrl?: Secret | undefined
   /** `sslrootcert` of `DATABASE_URL`: path of PEM certificates. */
   readonly databaseCaFile?: string | undefined
@@ -607,7 +607,7 @@ export interface Config {
   readonly metricsBearer?: Secret | undefined
   /** `OTEL_EXPORTER_OTLP_ENDPOINT`: without a slash at its end; unset: nothing is traced. */
   readonly otelExporterOtlpEndpoint?: string | undefined
-  /** `OTEL_EXPORTER_OTLP_HEADERS`: {@link parseKeyValues} can read it. */
+  /** `OTEL_EXPORTER_OTLP_HEADERS`: `parseKeyValues` can read it. */
   readonly otelExporterOtlpHeaders?: Secret | undefined
   /** `OTEL_SERVICE_NAME`. */
   readonly otelServiceName: string
@@ -620,7 +620,13 @@ export interface Config {
 }
 
 /** Which requests are traced: OpenTelemetry's names. */
-export type Sampling = MeaningOf<(typeof traces)['OTEL_TRACES_SAMPLER']>
+export type Sampling =
+  | 'parentbased_always_on'
+  | 'parentbased_always_off'
+  | 'parentbased_traceidratio'
+  | 'always_on'
+  | 'always_off'
+  | 'traceidratio'
 
 /** A configuration that the gateway does not start with. */
 export class ConfigError extends Error {
