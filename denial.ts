@@ -282,6 +282,7 @@ export class Denial extends Error {
     return value instanceof Error && DENIAL in value
   }
 
+  /** What every copy of this class knows a denial by. */
   readonly [DENIAL] = true
 
   constructor(check: Check, options?: DenialOptions)
