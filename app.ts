@@ -3,12 +3,12 @@
  */
 import type { FastifyInstance } from 'fastify'
 import { type Config, configWarnings, pem, SHUTDOWN_SHARES } from './config.ts'
-import { createMemoryStore } from './dev/memory-store.ts'
 import { proxyTrust } from './lib/forwarded.ts'
 import { parseKeyValues } from './lib/key-values.ts'
 import { LogOutput } from './lib/log-output.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
 import { listener } from './listener.ts'
+import { databaseOptions, storeOptions, stsConnection } from './options.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit/index.ts'
 import bindings from './plugins/bindings.ts'
@@ -30,7 +30,7 @@ import readiness from './plugins/readiness.ts'
 import replay from './plugins/replay.ts'
 import revocations from './plugins/revocations/index.ts'
 import stages from './plugins/stages.ts'
-import store from './plugins/store.ts'
+import store, { type Store } from './plugins/store.ts'
 import sts from './plugins/sts.ts'
 import tracing from './plugins/tracing/index.ts'
 import { guarded } from './routes/guarded.ts'
@@ -43,16 +43,25 @@ export type { Binding, BindingSource, Enforcement, Operation } from './plugins/b
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
 
+/** Parts that take the place of those that the configuration describes. */
+export interface GatewayParts {
+  /** Instead of what `REDIS_URL` names; closed with the gateway. */
+  readonly store?: Store
+}
+
 /**
  * A gateway, ready to `listen` or `inject`.
  *
  * @throws Error when it cannot start: Redis or the revocation history is not to be had, or the bindings are broken
  */
-export async function createGateway(config: Config): Promise<FastifyInstance> {
+export async function createGateway(
+  config: Config,
+  parts: GatewayParts = {},
+): Promise<FastifyInstance> {
   const output = new LogOutput()
   const app: FastifyInstance = listener(config, output, () => app)
   try {
-    await furnish(app, config)
+    await furnish(app, config, parts)
     output.onDrop = () => app.meters.count('log_lines_dropped')
     return app
   } catch (error) {
@@ -62,7 +71,7 @@ export async function createGateway(config: Config): Promise<FastifyInstance> {
   }
 }
 
-async function furnish(app: FastifyInstance, config: Config): Promise<void> {
+async function furnish(app: FastifyInstance, config: Config, parts: GatewayParts): Promise<void> {
   for (const warning of configWarnings(config)) app.log.warn(warning)
   // Known to the router, their bodies left alone: what Fastify does with a `QUERY` is not the gateway's to decide.
   for (const method of PROXIED_METHODS) {
@@ -98,7 +107,10 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   } else if (config.databaseUrl !== undefined) {
     await app.register(bindingsTable)
   }
-  await app.register(store, storeOptions(config))
+  await app.register(
+    store,
+    parts.store === undefined ? storeOptions(config) : { store: parts.store },
+  )
   await app.register(replay)
   await app.register(revocations, {
     hmacKey: config.streamsHmacKey?.reveal(),
@@ -125,11 +137,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   })
   await app.register(evidence)
   await app.register(liveRequests)
-  const stsTls = {
-    ca: pem(config.stsCaFile),
-    cert: pem(config.stsCertFile),
-    key: pem(config.stsKeyFile),
-  }
+  const stsTls = stsConnection(config)
   await app.register(jwks, {
     stsUrl: config.stsUrl,
     timeout: config.stsTimeout,
@@ -179,16 +187,6 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   })
 }
 
-function storeOptions(config: Config) {
-  if (config.redisUrl === undefined) return { store: createMemoryStore() }
-  return {
-    url: config.redisUrl.reveal(),
-    ca: pem(config.redisCaFile),
-    dialTimeout: config.redisDialTimeout,
-    readTimeout: config.redisReadTimeout,
-  }
-}
-
 function tracingOptions(config: Config) {
   return {
     endpoint: config.otelExporterOtlpEndpoint,
@@ -199,21 +197,5 @@ function tracingOptions(config: Config) {
     stsUrl: config.stsUrl,
     // Evidence has had its time by then, and the process is to end in time.
     flushTimeout: config.shutdownTimeout * SHUTDOWN_SHARES.traces,
-  }
-}
-
-/** Milliseconds. A snapshot of the revocations has 40 s to be read in: it is fresh for 70 s, and read every 30 s. */
-const STATEMENT_TIMEOUT = 10_000
-
-function databaseOptions(config: Config) {
-  return {
-    url: config.databaseUrl?.reveal(),
-    ca: pem(config.databaseCaFile),
-    maxConnections: config.dbMaxConns,
-    minConnections: config.dbMinConns,
-    connectTimeout: config.dbConnectTimeout,
-    maxLifetime: config.dbMaxConnLifetime,
-    maxIdle: config.dbMaxConnIdle,
-    statementTimeout: STATEMENT_TIMEOUT,
   }
 }

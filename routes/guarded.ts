@@ -22,7 +22,7 @@ export async function guarded(
   })
   await app.tracing?.attend(app)
   const { settle } = app.evidence
-  for (const check of requestChecks(app, options)) app.addHook('onRequest', hook(check, settle))
+  for (const { run } of requestChecks(app, options)) app.addHook('onRequest', hook(run, settle))
 
   // Fastify refuses by itself a Content-Type that it cannot read (415). It does not get to see any, and what comes
   // after its parsing sees the caller's again.
