@@ -29,6 +29,7 @@ import passage from './plugins/passage.ts'
 import readiness from './plugins/readiness.ts'
 import replay from './plugins/replay.ts'
 import revocations from './plugins/revocations/index.ts'
+import service from './plugins/service.ts'
 import stages from './plugins/stages.ts'
 import store, { type Store } from './plugins/store.ts'
 import sts from './plugins/sts.ts'
@@ -36,27 +37,53 @@ import tracing from './plugins/tracing/index.ts'
 import { guarded } from './routes/guarded.ts'
 import { operator } from './routes/operator.ts'
 
-export { type Config, ConfigError, loadConfig } from './config.ts'
-export { type Check, type CustomDenial, DENIALS, Denial } from './denial.ts'
+export { type Config, ConfigError, loadConfig, type Sampling } from './config.ts'
+export {
+  type Check,
+  type CustomDenial,
+  DENIALS,
+  Denial,
+  type DenialOptions,
+  type DenialRow,
+  type LegacyCounter,
+} from './denial.ts'
+export type { Anchors, Mandate, MandateClaims } from './lib/mandate.ts'
+export type { Secret } from './lib/secret.ts'
 export type { Binding, BindingSource, Enforcement, Operation } from './plugins/bindings.ts'
+// What this adds to Fastify's types, whoever imports the package is to see.
+import './plugins/passage.ts'
 
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
-
-/** Parts that take the place of those that the configuration describes. */
-export interface GatewayParts {
-  /** Instead of what `REDIS_URL` names; closed with the gateway. */
-  readonly store?: Store
-}
 
 /**
  * A gateway, ready to `listen` or `inject`.
  *
  * @throws Error when it cannot start: Redis or the revocation history is not to be had, or the bindings are broken
  */
-export async function createGateway(
+export function createGateway(config: Config): Promise<FastifyInstance> {
+  return assembleGateway(config, {})
+}
+
+/**
+ * Parts that take the place of those that the configuration describes.
+ *
+ * @internal
+ */
+export interface GatewayParts {
+  /** Instead of what `REDIS_URL` names; closed with the gateway. */
+  readonly store?: Store
+}
+
+/**
+ * A gateway with parts of the caller's.
+ *
+ * @throws Error as {@link createGateway}
+ * @internal
+ */
+export async function assembleGateway(
   config: Config,
-  parts: GatewayParts = {},
+  parts: GatewayParts,
 ): Promise<FastifyInstance> {
   const output = new LogOutput()
   const app: FastifyInstance = listener(config, output, () => app)
@@ -85,6 +112,7 @@ async function furnish(app: FastifyInstance, config: Config, parts: GatewayParts
   })
 
   await app.register(metrics, { exemplars: config.otelExporterOtlpEndpoint !== undefined })
+  await app.register(service)
   await app.register(tracing, tracingOptions(config))
   await app.register(stages)
   await app.register(passage)
@@ -92,6 +120,7 @@ async function furnish(app: FastifyInstance, config: Config, parts: GatewayParts
   await app.register(overload, {
     maxInFlight: config.maxInFlight,
     maxEventLoopDelay: config.maxEventLoopDelay,
+    workers: config.workers,
   })
   await app.register(connections, { writeTimeout: config.writeTimeout })
   if (config.tlsCertFile !== undefined && config.tlsKeyFile !== undefined) {

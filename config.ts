@@ -50,6 +50,7 @@ const KINDS = {
   uses: kind('list', readUses),
   boolean: kind('boolean', readBoolean),
   port: kind('integer', text => readInteger(text, 0, 65_535)),
+  workers: kind('integer', text => readInteger(text, 1, 64)),
   count: kind('integer', text => readInteger(text, 1, Number.MAX_SAFE_INTEGER)),
   amount: kind('integer', text => readInteger(text, 0, Number.MAX_SAFE_INTEGER)),
   share: kind('number', readShare),
@@ -172,6 +173,12 @@ const service = {
     default: '1000',
     description:
       'Requests without response headers that are served at a time; more are refused as `overloaded`. Open streams do not count.',
+  }),
+  WORKERS: variable('workers', {
+    default: '1',
+    unit: 'processes',
+    description:
+      'Gateways that run as processes on one port, each with a core to use, and a supervisor beside them when there is more than one; 64 at most. `MAX_IN_FLIGHT`, `DB_MAX_CONNS` and `DB_MIN_CONNS` are shared out among them. Leave it 1 where replicas are as easy to have, in Kubernetes say (`docs/operations.md`).',
   }),
   MAX_EVENT_LOOP_DELAY: variable('timeout', {
     default: '1s',
@@ -490,7 +497,6 @@ export const SECRETS: readonly string[] = Object.entries<Entry>(schema.propertie
  */
 export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
   GATEWAY_PLUGINS: undefined,
-  WORKERS: '1',
 }
 
 /** `AUDIT_REPLAY_DIR` where there has to be one. */
@@ -516,6 +522,8 @@ export interface Config {
   readonly maxRequestBytes: number
   /** `MAX_IN_FLIGHT`: requests without response headers. */
   readonly maxInFlight: number
+  /** `WORKERS`: more than 1 only together with `redisUrl`. */
+  readonly workers: number
   /** `MAX_EVENT_LOOP_DELAY`, milliseconds. */
   readonly maxEventLoopDelay: number
   /** `SHUTDOWN_DELAY`, milliseconds; may be 0. */
@@ -568,7 +576,7 @@ export interface Config {
   readonly redisDialTimeout: number
   /** `REDIS_READ_TIMEOUT`, milliseconds. */
   readonly redisReadTimeout: number
-  /** `DATABASE_URL`: {@link parseDatabaseUrl} can read it. */
+  /** `DATABASE_URL`: `parseDatabaseUrl` can read it. */
   readonly databaseUrl?: Secret | undefined
   /** `sslrootcert` of `DATABASE_URL`: path of PEM certificates. */
   readonly databaseCaFile?: string | undefined
@@ -600,7 +608,7 @@ export interface Config {
   readonly metricsBearer?: Secret | undefined
   /** `OTEL_EXPORTER_OTLP_ENDPOINT`: without a slash at its end; unset: nothing is traced. */
   readonly otelExporterOtlpEndpoint?: string | undefined
-  /** `OTEL_EXPORTER_OTLP_HEADERS`: {@link parseKeyValues} can read it. */
+  /** `OTEL_EXPORTER_OTLP_HEADERS`: `parseKeyValues` can read it. */
   readonly otelExporterOtlpHeaders?: Secret | undefined
   /** `OTEL_SERVICE_NAME`. */
   readonly otelServiceName: string
@@ -613,7 +621,13 @@ export interface Config {
 }
 
 /** Which requests are traced: OpenTelemetry's names. */
-export type Sampling = MeaningOf<(typeof traces)['OTEL_TRACES_SAMPLER']>
+export type Sampling =
+  | 'parentbased_always_on'
+  | 'parentbased_always_off'
+  | 'parentbased_traceidratio'
+  | 'always_on'
+  | 'always_off'
+  | 'traceidratio'
 
 /** A configuration that the gateway does not start with. */
 export class ConfigError extends Error {
@@ -652,6 +666,7 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     trustProxy: env.TRUST_PROXY,
     maxRequestBytes: env.MAX_REQUEST_BYTES,
     maxInFlight: env.MAX_IN_FLIGHT,
+    workers: env.WORKERS,
     maxEventLoopDelay: env.MAX_EVENT_LOOP_DELAY,
     shutdownDelay: env.SHUTDOWN_DELAY,
     shutdownTimeout: env.SHUTDOWN_TIMEOUT,
@@ -701,6 +716,25 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     otelTracesSampler: env.OTEL_TRACES_SAMPLER,
     otelTracesSamplerArg: env.OTEL_TRACES_SAMPLER_ARG,
   } satisfies Config)
+}
+
+/** A worker's part of what its service may take: nobody gets more than the configuration says. */
+export function workerShare(config: Config): Config {
+  const share = (whole: number) => Math.floor(whole / config.workers)
+  return Object.freeze({
+    ...config,
+    maxInFlight: share(config.maxInFlight),
+    dbMaxConns: share(config.dbMaxConns),
+    dbMinConns: share(config.dbMinConns),
+  })
+}
+
+/**
+ * The texts that {@link loadConfig} reads, so that a process that starts later has the same: secrets that lie in files are
+ * read from them. To be called with what it has accepted.
+ */
+export function configTexts(source: NodeJS.ProcessEnv): Readonly<Record<string, string>> {
+  return readTexts(source, new Report())
 }
 
 /** What it takes to use a stream of Redis. */
@@ -1012,6 +1046,7 @@ function checkRules(env: Env, report: Report): void {
       report.add('AUDIT_DURABILITY', 'needs AUDIT_REPLAY_DIR; set that, or unset this')
     }
   }
+  checkWorkers(env, report)
   checkKeyPair('TLS', env, report)
   checkKeyPair('STS', env, report)
   if (env.STS_CERT_FILE && env.STS_URL?.startsWith('http:') && !report.has('STS_CERT_FILE')) {
@@ -1025,6 +1060,25 @@ function checkRules(env: Env, report: Report): void {
   const { OTEL_EXPORTER_OTLP_ENDPOINT: collector, OTEL_EXPORTER_OTLP_PROTOCOL: protocol } = env
   if (collector !== undefined && protocol !== undefined && protocol !== 'http/protobuf') {
     report.add('OTEL_EXPORTER_OTLP_PROTOCOL', 'must be http/protobuf; unset it')
+  }
+}
+
+function checkWorkers(env: Env, report: Report): void {
+  if (env.WORKERS === 1 || report.has('WORKERS')) return
+  if (env.REDIS_URL === undefined && !report.has('REDIS_URL')) {
+    report.add(
+      'WORKERS',
+      'needs REDIS_URL, or each worker would take a mandate once; set that, or unset this',
+    )
+  }
+  const shared = [
+    'MAX_IN_FLIGHT',
+    ...(env.DATABASE_URL ? (['DB_MAX_CONNS'] as const) : []),
+  ] as const
+  for (const name of shared) {
+    if (env[name] < env.WORKERS && !report.has(name)) {
+      report.add(name, `must be WORKERS (${env.WORKERS}) at least; raise it`)
+    }
   }
 }
 

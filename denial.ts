@@ -245,8 +245,11 @@ export interface DenialOptions {
 export interface CustomDenial extends DenialOptions {
   /** The name of the plugin's check, `^[a-z][a-z0-9_]{0,63}$`. */
   readonly check: string
+  /** HTTP status, 400 to 599. */
   readonly status: number
+  /** Member `error` of the body. */
   readonly error: string
+  /** Member `error_description` of the body. Never holds a token or a claim set. */
   readonly description: string
 }
 
@@ -268,7 +271,9 @@ export class Denial extends Error {
   readonly error: string
   /** Member `error_description` of the body. */
   readonly description: string
+  /** Further members of the body. */
   readonly members: Readonly<Record<string, unknown>> | undefined
+  /** Response headers that the refusal brings, lower-case names. */
   readonly headers: Readonly<Record<string, string>> | undefined
 
   constructor(check: Check, options?: DenialOptions)

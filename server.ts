@@ -2,22 +2,10 @@
  * The process: reads the environment, listens, and stops when it is told to. The only file with side effects.
  */
 import { realpathSync } from 'node:fs'
-import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import closeWithGrace from 'close-with-grace'
-import { ConfigError, createGateway, loadConfig } from './app.ts'
-import { SHUTDOWN_SHARES } from './config.ts'
+import { type Config, ConfigError, configTexts, loadConfig } from './config.ts'
 import { boundHeap, settleHeap } from './heap.ts'
 import { isSupportedNode, OLDEST_NODE } from './lib/node-version.ts'
-
-/** Signals that say that the process is broken: a handler would keep it alive, and what they tell of from being seen. */
-const NOT_OURS = ['SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV', 'SIGTRAP', 'SIGUSR2'] as const
-
-/**
- * Connections that may wait to be accepted; the system's own limit is lower where it is. With Node's 511 a burst of new
- * callers is dropped before anybody can tell them that the gateway is overloaded, and they try again after a second.
- */
-const BACKLOG = 4_096
 
 /**
  * Serves until SIGTERM or SIGINT. A configuration or a dependency that does not allow a start ends the process with
@@ -26,46 +14,34 @@ const BACKLOG = 4_096
  * @param env usually `process.env`; nothing else reads it
  */
 export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
-  const supported = isSupportedNode(process.versions.node)
-  if (supported) boundHeap()
+  if (isSupportedNode(process.versions.node)) boundHeap()
   const config = configOf(env)
   if (config === undefined) return
+  if (config.workers === 1) return serveAlone(config)
+  // What the supervisor does not need it does not load: its memory comes on top of the workers'.
+  const { supervise } = await import('./cluster/supervisor.ts')
+  await supervise(config, configTexts(env))
+}
+
+async function serveAlone(config: Config): Promise<void> {
   // Until there is something to be drained. Without a handler the first process of a container hears no signal at all.
   process.on('SIGTERM', leave).on('SIGINT', leave)
+  const [{ createGateway }, { BROKEN, endInOrder, listen }] = await Promise.all([
+    import('./app.ts'),
+    import('./lifetime.ts'),
+  ])
   const app = await createGateway(config).catch(startFailed)
   if (app === undefined) return
+  const supported = isSupportedNode(process.versions.node)
   if (!supported)
     app.log.warn({ node: process.version }, `Node.js ${OLDEST_NODE} or newer is needed`)
   process.off('SIGTERM', leave).off('SIGINT', leave)
-  let stopping = false
-  closeWithGrace(
-    { delay: config.shutdownTimeout, logger: app.log, skip: [...NOT_OURS] },
-    async ({ err: error, signal }: { err?: Error | undefined; signal?: string | undefined }) => {
-      stopping = true
-      if (error === undefined) app.log.info({ signal }, 'draining')
-      else app.log.fatal({ err: error }, 'stopping after an unexpected error')
-      app.drain.begin()
-      // What is still open then, an event stream say, ends in time to leave its evidence.
-      const { service, lastAnswers } = SHUTDOWN_SHARES
-      const cut = setTimeout(
-        () => app.drain.cut(config.shutdownTimeout * lastAnswers),
-        config.shutdownTimeout * service,
-      )
-      if (error === undefined) await pause(config.shutdownDelay)
-      await app.close()
-      clearTimeout(cut)
-      app.log.info('stopped')
-    },
-  )
-  const address = { port: config.port, host: config.host, backlog: BACKLOG }
-  await app.listen(address).catch((error: Error) => {
-    // Told to stop before it listened.
-    if (!stopping) startFailed(new Error(`HOST and PORT: ${error.message}`))
-  })
+  const end = endInOrder(app, config, BROKEN)
+  await listen(app, config, end).catch(startFailed)
   if (supported) settleHeap()
 }
 
-function configOf(env: NodeJS.ProcessEnv) {
+function configOf(env: NodeJS.ProcessEnv): Config | undefined {
   try {
     return loadConfig(env)
   } catch (error) {

@@ -11,7 +11,7 @@ const server = createServer((request, response) => {
   if (url === '/held') return
   if (url.startsWith('/bytes/')) return sendBytes(response, Number(url.slice(7)))
   if (method !== 'GET') return void request.resume().on('end', () => sendText(response))
-  if (url !== '/idle' && url !== '/busy') return void sendText(response)
+  if (url !== '/idle' && url !== '/busy') return sendText(response)
   response.writeHead(200, { 'content-type': 'text/event-stream' })
   response.write('data: open\n\n')
   if (url === '/idle') return

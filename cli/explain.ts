@@ -3,12 +3,12 @@
 
 import { text } from 'node:stream/consumers'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
-import { createGateway } from '../app.ts'
+import { assembleGateway } from '../app.ts'
 import { type Config, loadConfig } from '../config.ts'
 import { type Check, Denial, isCheck } from '../denial.ts'
-import { DENIAL_HELP } from '../denial-help.ts'
 import { exchangeOf } from '../hooks/exchange.ts'
 import { requestChecks } from '../hooks/index.ts'
+import { DENIAL_HELP } from '../lib/denial-help.ts'
 import { exchangeBody } from '../lib/exchange.ts'
 import { subjectFingerprint } from '../lib/mandate.ts'
 import { PROXIED_METHODS } from '../lib/methods.ts'
@@ -130,7 +130,7 @@ async function observer(config: Config): Promise<FastifyInstance> {
     auditDurability: 'relaxed',
     otelExporterOtlpEndpoint: undefined,
   }
-  return createGateway(quiet, { store: readOnly(store) }).catch((error: unknown) => {
+  return assembleGateway(quiet, { store: readOnly(store) }).catch((error: unknown) => {
     store.close()
     throw error
   })
@@ -149,7 +149,7 @@ async function ask<T>(
     Object.assign(request.raw, { method, originalUrl: path })
     judge(request, reply)
       .then(resolve, reject)
-      .finally(() => reply.code(204).send())
+      .finally(() => void reply.code(204).send())
   })
   app.get('/', () => undefined)
   await Promise.all([
@@ -316,7 +316,7 @@ async function denialOf(run: () => void | Promise<void>): Promise<Denial | undef
 }
 
 function denyDetail({ check, description }: Denial, detail: string | undefined): string {
-  const help = isCheck(check) ? DENIAL_HELP[check] : ''
+  const help = isCheck(check) ? DENIAL_HELP[check].cure.replaceAll('`', '') : ''
   return `${description}${detail === undefined ? '' : ` (${detail})`}. ${help}`
 }
 

@@ -25,12 +25,13 @@ interface Case {
 }
 
 /** What of an answer is compared. */
-type Facts = Readonly<Record<string, string | number | boolean | null>>
+type Fact = string | number | boolean | null
+type Facts = Readonly<Record<string, Fact>>
 
 /** A case, and what differs in it: the old gateway's and the new one's. */
 export interface Compared {
   readonly case: string
-  readonly differences: Readonly<Record<string, readonly [old: unknown, new: unknown]>>
+  readonly differences: Readonly<Record<string, readonly [old: Fact, new: Fact]>>
 }
 
 const TIMEOUT = 10_000
@@ -76,6 +77,10 @@ function urlOf(name: string, text: string | undefined): string {
   return url.origin
 }
 
+function get(name: string, headers: Readonly<Record<string, string>>, path = '/v1/parity'): Case {
+  return { name, method: 'GET', path, headers }
+}
+
 /** Probes, and one request for each refusal that can be had without a mandate. */
 function corpus(resource: string, zone: string): Case[] {
   const claims = { zone_id: zone, client_id: 'parity', use: 'gateway', jti: randomUUID() }
@@ -83,12 +88,6 @@ function corpus(resource: string, zone: string): Case[] {
   const good = token({ ...claims, exp })
   const routed = { 'x-caracal-resource': resource }
   const bearer = (text: string) => ({ ...routed, authorization: `Bearer ${text}` })
-  const get = (name: string, headers: Readonly<Record<string, string>>, path = '/v1/parity') => ({
-    name,
-    method: 'GET',
-    path,
-    headers,
-  })
   return [
     get('probe /health', {}, '/health'),
     get('probe /ready', {}, '/ready'),
@@ -110,9 +109,10 @@ function corpus(resource: string, zone: string): Case[] {
   ]
 }
 
+const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')
+
 /** A token that nobody has signed. */
 function token(claims: Readonly<Record<string, unknown>>): string {
-  const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')
   const header = { alg: 'ES256', kid: 'parity', typ: 'JWT' }
   return `${part(header)}.${part(claims)}.${Buffer.alloc(64, 1).toString('base64url')}`
 }
@@ -158,7 +158,7 @@ async function metricsOf(client: Client, bearer: string): Promise<Facts> {
 
 function differencesOf(old: Facts, fresh: Facts): Compared['differences'] {
   const names = new Set([...Object.keys(old), ...Object.keys(fresh)])
-  const differences: Record<string, readonly [unknown, unknown]> = {}
+  const differences: Record<string, readonly [Fact, Fact]> = {}
   for (const name of names) {
     const [one, other] = [old[name] ?? null, fresh[name] ?? null]
     if (one !== other) differences[name] = [one, other]
@@ -178,7 +178,7 @@ function report(results: readonly Compared[]): string[] {
   return lines
 }
 
-const shown = (value: unknown) => (value === null ? '(absent)' : printable(String(value)))
+const shown = (value: Fact) => (value === null ? '(absent)' : printable(String(value)))
 
 function jsonObject(text: string): Record<string, unknown> {
   try {

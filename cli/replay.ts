@@ -160,7 +160,7 @@ async function drain(values: Options, env: NodeJS.ProcessEnv): Promise<number> {
   const directory = new ReplayDirectory(path, 'relaxed', log)
   let sent = 0
   let corrupt = 0
-  let idle = false
+  const progress = { idle: false }
   const backlog = new Backlog(sink, directory, log, {
     onKept: (_count, file) => backlog.kept(file),
     onDrained: count => {
@@ -170,7 +170,7 @@ async function drain(values: Options, env: NodeJS.ProcessEnv): Promise<number> {
       corrupt += count
     },
     onIdle: () => {
-      idle = true
+      progress.idle = true
     },
   })
   try {
@@ -179,7 +179,7 @@ async function drain(values: Options, env: NodeJS.ProcessEnv): Promise<number> {
       throw new Error('the replay directory cannot be used: may it be written?')
     backlog.start()
     // Idle while files are left: they were written a moment ago, maybe not to their end, or cannot be read.
-    while (performance.now() < deadline && !(idle && backlog.size === 0)) await pause(LOOK)
+    while (performance.now() < deadline && !(progress.idle && backlog.size === 0)) await pause(LOOK)
   } finally {
     await backlog.close(performance.now() + 5_000)
     await directory.close()

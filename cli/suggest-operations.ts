@@ -113,7 +113,7 @@ class Tally {
     if (check === undefined || this.#seen.has(id)) return
     this.#seen.add(id)
     const [resource, method, path] = ['resource', 'method', 'operation_path'].map(name =>
-      String(metadata[name] ?? ''),
+      textOf(metadata[name]),
     )
     if (!resource || !method || !path) {
       this.#unread += 1
@@ -122,7 +122,7 @@ class Tally {
     const operation = { zone, resource, method, path }
     if (check === 'undeclared_operation') {
       this.#undeclared(operation, words(metadata['mandate_scope']))
-    } else this.#lacking({ ...operation, scope: String(metadata['operation_scope'] ?? '') })
+    } else this.#lacking({ ...operation, scope: textOf(metadata['operation_scope']) })
   }
 
   #undeclared(operation: Omit<Suggestion, 'common_scopes' | 'count'>, scopes: string[]): void {
@@ -149,8 +149,12 @@ class Tally {
   }
 }
 
+const textOf = (value: unknown) => (typeof value === 'string' ? value : '')
+
 function words(text: unknown): string[] {
-  return typeof text === 'string' ? text.split(' ').filter(word => word !== '') : []
+  return textOf(text)
+    .split(' ')
+    .filter(word => word !== '')
 }
 
 function sorted<T extends { readonly zone: string; readonly resource: string; count: number }>(

@@ -20,9 +20,11 @@ export interface Operation {
 
 /** What the gateway knows about one resource of one zone. */
 export interface Binding {
+  /** The zone, as the mandate's `zone_id` has it. */
   readonly zone: string
   /** The resource's identifier, as `X-Caracal-Resource` carries it. */
   readonly resource: string
+  /** What becomes of an operation that is not declared. */
   readonly enforcement: Enforcement
   /** Whether `%2F` is forwarded as it came; true with `transport_uniform` only. */
   readonly preserveEncodedSlash: boolean
@@ -41,6 +43,7 @@ export interface Binding {
 export interface BindingSource {
   /** Whether any binding names the zone. */
   hasZone(zone: string): boolean
+  /** The binding of the resource in the zone. */
   find(zone: string, resource: string): Binding | undefined
   /**
    * Reads anew what is about to be refused: one resource, or, without `resource`, which zones there are. Resolves

@@ -6,6 +6,8 @@ import { writeSync } from 'node:fs'
 
 /** Characters that wait for the reader; what comes on top is dropped and counted. */
 const CAPACITY = 1_048_576
+/** Bytes that a pipe takes whole or not at all (`PIPE_BUF` of Linux), whoever else writes to it. */
+const WHOLE_BYTES = 4_096
 /** Milliseconds between two attempts to write what the reader does not take. */
 const RETRY_INTERVAL = 50
 /** Milliseconds that the end of the process waits for a reader that takes nothing. */
@@ -15,7 +17,7 @@ const EXIT_INTERVAL = 5
 
 /**
  * The standard output, as a destination for pino: written by writes that do not block, the first line of a turn of the event
- * loop at once and the others at its end.
+ * loop at once and the others at its end. Several processes may write to one pipe: no line of up to 4,096 bytes is torn.
  *
  * pino's own destination blocks a thread on a pipe that is full, for which the end of the process then waits, and in the
  * exit it tries for ever to write to a pipe whose reader has just gone.
@@ -80,14 +82,26 @@ export class LogOutput {
     if (dropped > 0) this.onRoom(dropped)
   }
 
+  /** As many lines as a pipe takes whole, one at least. */
+  #take(): Buffer<ArrayBuffer> {
+    let bytes = 0
+    let count = 0
+    for (const line of this.#lines) {
+      bytes += Buffer.byteLength(line)
+      if (count > 0 && bytes > WHOLE_BYTES) break
+      count += 1
+    }
+    const text = this.#lines.splice(0, count).join('')
+    this.#length -= text.length
+    return Buffer.from(text)
+  }
+
   #writeOut(): 'done' | 'full' | 'failed' {
     try {
       for (;;) {
         if (this.#rest.length === 0) {
           if (this.#lines.length === 0) return 'done'
-          this.#rest = Buffer.from(this.#lines.join(''))
-          this.#lines = []
-          this.#length = 0
+          this.#rest = this.#take()
         }
         this.#rest = this.#rest.subarray(writeSync(this.#fd, this.#rest))
       }

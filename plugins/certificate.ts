@@ -94,11 +94,13 @@ async function certificate(app: FastifyInstance, options: CertificateOptions): P
     'tls_certificate_expiry_timestamp_seconds',
     'End of the validity of the certificate that is served, in Unix time',
     () => expiry,
+    'min',
   )
   app.meters.gauge(
     'tls_certificate_stale',
     'Whether the files of the certificate that is served hold another now that is not sound',
     () => Number(latest !== good),
+    'max',
   )
   const watching = watchFiles({
     files,

@@ -233,7 +233,7 @@ function preparedRefusal(denial: Denial): (response: ServerResponse, requestId: 
     const text = before + JSON.stringify(requestId) + after
     // A request id is ASCII, and so is the rest.
     const own = ['x-request-id', requestId, 'content-length', String(text.length)]
-    response.writeHead(denial.statusCode, [...fixed, ...own]).end(text)
+    response.writeHead(denial.statusCode, fixed.concat(own)).end(text, 'latin1')
   }
 }
 

@@ -8,6 +8,7 @@ import type { FastifyInstance } from 'fastify'
 import fastifyMetrics from 'fastify-metrics'
 import fp from 'fastify-plugin'
 import { DENIALS, isCheck } from '../denial.ts'
+import type { Aggregator, Family } from '../lib/metric-families.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -50,6 +51,7 @@ const COUNTERS = {
   revocation_reloads: 'Rereads of the revocations that somebody asked for',
   revocation_reload_errors: 'Rereads of the revocations that somebody asked for and that failed',
   streams_revoked: 'Responses cut short by a revocation',
+  worker_restarts: 'Workers started again',
   log_lines_dropped: 'Lines of the log that found no place to wait for its reader',
   trace_spans_sent: 'Spans that the collector has taken',
   trace_spans_dropped:
@@ -79,17 +81,27 @@ export interface Meters {
   request(seconds: number, traceId?: string): void
   /** Takes the time from a revocation to the end of a request in flight, in seconds. */
   revocationCut(seconds: number): void
-  /** Registers a gauge that is read when somebody asks; `name` is without prefix, or whole and begins with `caracal_`. */
-  gauge(name: string, help: string, read: () => number): void
+  /**
+   * Registers a gauge that is read when somebody asks.
+   *
+   * @param name without prefix, or whole and beginning with `caracal_`
+   * @param aggregator what becomes of the values of several workers
+   */
+  gauge(name: string, help: string, read: () => number, aggregator: Aggregator): void
   /**
    * All of them as text, in a form that a scraper takes: OpenMetrics where traces are pointed to, which the older form
    * cannot, else Prometheus text.
    *
    * @param accept the scraper's `Accept`
+   * @param families the metrics of all workers; default: this gateway's
    */
-  text(accept: string | undefined): Promise<MetricsText>
-  /** The series without labels, names without prefix and `_total` (contract section 1, `/metrics.json`). */
-  flat(): Promise<Record<string, number>>
+  text(accept: string | undefined, families?: readonly Family[]): Promise<MetricsText>
+  /**
+   * The series without labels, names without prefix and `_total` (contract section 1, `/metrics.json`).
+   *
+   * @param families as for {@link Meters.text}
+   */
+  flat(families?: readonly Family[]): Promise<Record<string, number>>
 }
 
 /** Metrics as a scraper gets them. */
@@ -217,28 +229,31 @@ async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<v
     stage: (stage, seconds, traceId) => observe(stages, seconds, traceId, { stage }),
     request: (seconds, traceId) => observe(requests, seconds, traceId),
     revocationCut: seconds => cuts.observe(seconds),
-    gauge(name, help, read) {
+    gauge(name, help, read, aggregator) {
       const gauge = new client.Gauge({
         name: name.startsWith('caracal_') ? name : PREFIX + name,
         help,
         collect() {
           this.set(read())
         },
+        aggregator,
         registers: [],
       })
       registry.registerMetric(gauge)
     },
-    async text(accept) {
+    async text(accept, families) {
       if (exemplars && accept?.includes('application/openmetrics-text')) {
-        return { type: client.openMetricsContentType, body: await openMetrics(registry) }
+        const all = families ?? (await registry.getMetricsAsJSON())
+        return { type: client.openMetricsContentType, body: await openMetrics(all) }
       }
-      return { type: registry.contentType, body: await registry.metrics() }
+      const body = families === undefined ? registry.metrics() : prometheusText(families)
+      return { type: registry.contentType, body: await body }
     },
-    async flat() {
+    async flat(families) {
       const figures: Record<string, number> = {}
-      for (const { name, values } of await registry.getMetricsAsJSON()) {
+      for (const { name, values } of families ?? (await registry.getMetricsAsJSON())) {
         const [only] = values
-        if (values.length !== 1 || only === undefined || Object.keys(only.labels).length > 0)
+        if (values.length !== 1 || only === undefined || Object.keys(only.labels ?? {}).length > 0)
           continue
         if (!name.startsWith('caracal_') || typeof only.value !== 'number') continue
         const short = name.replace(PREFIX, '').replace(/_total$/, '')
@@ -250,20 +265,32 @@ async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<v
 }
 
 /**
- * A registry's metrics as OpenMetrics.
+ * Metrics as OpenMetrics.
  *
- * The registry itself, told to write that form, takes the `_total` of a counter's name away for good.
+ * A registry, told to write that form, takes the `_total` of a counter's name away for good.
  */
-async function openMetrics(registry: Registry): Promise<string> {
-  const writer = new client.Registry(client.openMetricsContentType)
-  const families = await registry.getMetricsAsJSON()
-  const texts = families.map(family => {
-    const name = family.type === 'counter' ? family.name.replace(/_total$/, '') : family.name
-    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- of a metric it calls `get` alone
-    const metric = { get: async () => ({ ...family, name }) } as unknown as Metric
-    return writer.getMetricsAsString(metric)
-  })
-  return `${(await Promise.all(texts)).join('\n')}\n# EOF\n`
+async function openMetrics(families: readonly Family[]): Promise<string> {
+  const named = families.map(family =>
+    family.type === 'counter' ? { ...family, name: family.name.replace(/_total$/, '') } : family,
+  )
+  return `${(await texts(named, new client.Registry(client.openMetricsContentType))).join('\n')}\n# EOF\n`
+}
+
+async function prometheusText(families: readonly Family[]): Promise<string> {
+  return `${(await texts(families, new client.Registry())).join('\n\n')}\n`
+}
+
+async function texts(
+  families: readonly Family[],
+  writer: Pick<Registry, 'getMetricsAsString'>,
+): Promise<string[]> {
+  return Promise.all(
+    families.map(family => {
+      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- of a metric it calls `get` alone
+      const metric = { get: async () => family } as unknown as Metric
+      return writer.getMetricsAsString(metric)
+    }),
+  )
 }
 
 export default fp(metrics, { name: 'metrics', fastify: '5.x' })

@@ -16,8 +16,13 @@ export interface OverloadOptions {
   readonly maxEventLoopDelay: number
   /** Bytes of V8's heap in use; nine tenths of what V8 allows itself unless told. */
   readonly maxHeapBytes?: number | undefined
-  /** Bytes of resident memory; nine tenths of the container's limit unless told, and without one no bound. */
+  /**
+   * Bytes of resident memory; nine tenths of this process's part of the container's limit unless told, and without a
+   * limit no bound.
+   */
   readonly maxResidentBytes?: number | undefined
+  /** Processes like this one in the container; 1 unless told. */
+  readonly workers?: number | undefined
 }
 
 declare module 'fastify' {
@@ -44,6 +49,8 @@ export interface Overload {
 
 /** Of a limit of memory: what is left is for the requests that were admitted already. */
 const MEMORY_SHARE = 0.9
+/** Resident memory of the supervisor of several workers. */
+const SUPERVISOR_BYTES = 80 * 1024 * 1024
 /** Share of its time that the event loop is busy, from which on it has none to spare. */
 const BUSY = 0.98
 /** Of the requests in flight: how many may wait for the gateway itself while its event loop has no time to spare. */
@@ -69,7 +76,7 @@ async function overload(app: FastifyInstance, options: OverloadOptions): Promise
   await app.register(underPressure, {
     maxEventLoopDelay,
     maxHeapUsedBytes: options.maxHeapBytes ?? getHeapStatistics().heap_size_limit * MEMORY_SHARE,
-    maxRssBytes: options.maxResidentBytes ?? containerLimit() * MEMORY_SHARE,
+    maxRssBytes: options.maxResidentBytes ?? memoryLimit(options.workers) * MEMORY_SHARE,
     // A sample with fewer than two ticks of the loop counts as an endless delay. In one of this length that takes a
     // delay over the threshold; in a shorter one it would take less.
     sampleInterval: Math.max(500, 2 * maxEventLoopDelay),
@@ -151,10 +158,11 @@ async function overload(app: FastifyInstance, options: OverloadOptions): Promise
 }
 
 /** Bytes of memory that the process may take; 0 when nothing but the machine bounds it. */
-function containerLimit(): number {
+function memoryLimit(workers = 1): number {
   const limit = process.constrainedMemory()
   // Without a limit Linux says a number that no machine has.
-  return limit < Number.MAX_SAFE_INTEGER ? limit : 0
+  if (limit >= Number.MAX_SAFE_INTEGER) return 0
+  return workers === 1 ? limit : Math.max(1, (limit - SUPERVISOR_BYTES) / workers)
 }
 
 export default fp(overload, { name: 'overload', fastify: '5.x' })

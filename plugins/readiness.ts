@@ -10,15 +10,19 @@ declare module 'fastify' {
   }
 }
 
+/** Reasons not to be ready, in the order in which they are told (contract section 1). */
+export const UNREADY_REASONS = [
+  'draining',
+  'redis_unreachable',
+  'revocation_snapshot_stale',
+  'bindings_unavailable',
+  'audit_evidence_lost',
+  'audit_replay_unavailable',
+  'sts_unreachable',
+] as const
+
 /** Why the gateway is not ready. */
-export type UnreadyReason =
-  | 'draining'
-  | 'redis_unreachable'
-  | 'revocation_snapshot_stale'
-  | 'bindings_unavailable'
-  | 'audit_evidence_lost'
-  | 'audit_replay_unavailable'
-  | 'sts_unreachable'
+export type UnreadyReason = (typeof UNREADY_REASONS)[number]
 
 /** The gateway's readiness. */
 export interface Readiness {

@@ -34,7 +34,7 @@ export async function operator(app: FastifyInstance, options: OperatorOptions): 
   own('/health', async () => ({ ok: true }))
 
   own('/ready', async (_request, reply) => {
-    const reason = app.readiness.reason()
+    const reason = app.service.reason()
     if (reason === undefined) return { ok: true, ready: true }
     return unready(reply, reason)
   })
@@ -42,14 +42,17 @@ export async function operator(app: FastifyInstance, options: OperatorOptions): 
   own(
     '/metrics',
     async (request, reply) => {
-      const { type, body } = await app.meters.text(request.headers.accept)
+      const { type, body } = await app.meters.text(
+        request.headers.accept,
+        await app.service.figures(),
+      )
       void reply.type(type)
       return body
     },
     [guardMetrics],
   )
 
-  own('/metrics.json', async () => app.meters.flat(), [guardMetrics])
+  own('/metrics.json', async () => app.meters.flat(await app.service.figures()), [guardMetrics])
 
   app.post('/internal/revocations/reload', {
     // Before the body is looked at: nothing may tell this endpoint from one that does not exist.
@@ -64,7 +67,7 @@ export async function operator(app: FastifyInstance, options: OperatorOptions): 
     },
     handler: async (request, reply) => {
       try {
-        return { ok: true, revocations: await app.revocations.reload() }
+        return { ok: true, revocations: await app.service.reload() }
       } catch (error) {
         request.log.warn({ err: error }, 'revocation reload failed')
         return unready(reply, 'revocation_reload_failed')

@@ -61,11 +61,20 @@ const TASKS = {
     tool('oxlint', '--type-aware', '--fix')
     tool('biome', 'format', '--write')
   },
+  api: () => {
+    build()
+    return node('scripts/api.ts')
+  },
   docs: () => node('scripts/docs.ts'),
+  'docs:check': () => {
+    buildIfStale()
+    return node('scripts/docs-check.ts')
+  },
   bench: () => bench('index'),
   'bench:audit': () => bench('audit'),
   'bench:guard': () => bench('guard'),
   'bench:overload': () => bench('overload'),
+  'bench:pieces': () => bench('pieces'),
   'bench:profile': () => bench('profile'),
   'bench:revocation': () => bench('revocation', '--expose-gc'),
   'bench:soak': () => bench('soak'),

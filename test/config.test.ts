@@ -10,12 +10,14 @@ import { inspect } from 'node:util'
 import * as fc from 'fast-check'
 import {
   type Config,
+  configTexts,
   ConfigError,
   configWarnings,
   loadConfig,
   schema,
   SECRETS,
   UNSUPPORTED,
+  workerShare,
 } from '../config.ts'
 import { formatDuration } from '../lib/duration.ts'
 import { Secret } from '../lib/secret.ts'
@@ -121,6 +123,7 @@ describe('loadConfig: what is required', () => {
         trustProxy: false,
         maxRequestBytes: 10_485_760,
         maxInFlight: 1000,
+        workers: 1,
         maxEventLoopDelay: 1000,
         shutdownDelay: 0,
         shutdownTimeout: 15_000,
@@ -328,6 +331,7 @@ describe('loadConfig: each variable', () => {
         ],
         bad: ['-1', '21', '1.5', 'few'],
       },
+      WORKERS: { member: 'workers', good: [['1', 1]], bad: ['0', '65', '-1', '1.5', 'all'] },
       MAX_IN_FLIGHT: { member: 'maxInFlight', good: [['1', 1]], bad: ['0', '-1', 'many'] },
       OTEL_EXPORTER_OTLP_ENDPOINT: {
         member: 'otelExporterOtlpEndpoint',
@@ -668,6 +672,50 @@ describe('loadConfig: each variable', () => {
 })
 
 describe('loadConfig: rules across variables', () => {
+  it('wants Redis for several workers, and a share of what there is for each', () => {
+    assert.deepEqual(problems({ ...DEV, WORKERS: '2' }), [
+      'WORKERS needs REDIS_URL, or each worker would take a mandate once; set that, or unset this',
+    ])
+    const several = { ...STABLE, WORKERS: '64' }
+    assert.equal(loadConfig(several).workers, 64)
+    assert.deepEqual(problems({ ...several, MAX_IN_FLIGHT: '63' }), [
+      'MAX_IN_FLIGHT must be WORKERS (64) at least; raise it',
+    ])
+    assert.deepEqual(problems({ ...several, DB_MAX_CONNS: '20' }), [])
+    const url = 'postgres://gateway@db.example.com/caracal'
+    assert.deepEqual(problems({ ...several, DATABASE_URL: url, DB_MAX_CONNS: '63' }), [
+      'DB_MAX_CONNS must be WORKERS (64) at least; raise it',
+    ])
+    // Each problem once.
+    assert.deepEqual(refused({ ...DEV, WORKERS: '2', REDIS_URL: 'nowhere' }), ['REDIS_URL'])
+  })
+
+  it('shares out what the service may take, and no more', () => {
+    const limits = { MAX_IN_FLIGHT: '1000', DB_MAX_CONNS: '20', DB_MIN_CONNS: '2' }
+    const share = workerShare(loadConfig({ ...STABLE, ...limits, WORKERS: '3' }))
+    assert.deepEqual([share.maxInFlight, share.dbMaxConns, share.dbMinConns], [333, 6, 0])
+    const alone = loadConfig({ ...STABLE, ...limits })
+    assert.deepEqual(workerShare(alone), alone)
+  })
+
+  it('gives workers what it has read itself, secrets out of their files included', () => {
+    const { AUDIT_HMAC_KEY: _, ...rest } = STABLE
+    const env = {
+      ...rest,
+      AUDIT_HMAC_KEY_FILE: file(`${KEY}\n`),
+      WORKERS: '2',
+      PATH: '/bin',
+      PORT: '',
+    }
+    const texts = configTexts(env)
+    assert.equal(texts['AUDIT_HMAC_KEY'], KEY)
+    assert.deepEqual(loadConfig(texts), loadConfig(env))
+    assert.deepEqual(
+      Object.keys(texts).filter(name => !Object.hasOwn(schema.properties, name)),
+      [],
+    )
+  })
+
   it('wants SHUTDOWN_DELAY below three quarters of SHUTDOWN_TIMEOUT', () => {
     assert.deepEqual(problems({ ...DEV, SHUTDOWN_DELAY: '11250ms' }), [
       'SHUTDOWN_DELAY must be less than three quarters of SHUTDOWN_TIMEOUT (11.25s); lower it',
@@ -980,7 +1028,7 @@ describe('loadConfig: what it says', () => {
       TLS_CERT_FILE: CERT_FILE,
       STS_CA_FILE: JUNK_FILE,
       BINDINGS_FILE: MISSING,
-      WORKERS: '4',
+      WORKERS: 'all',
       DATABASE_URL: 'postgres://db',
       DB_MIN_CONNS: '21',
     }

@@ -33,6 +33,7 @@ export const COUNTERS = [
   'trace_spans_sent',
   'trace_spans_dropped',
   'log_lines_dropped',
+  'worker_restarts',
 ] as const
 
 /** Gauges without labels that every gateway has, without prefix. */
@@ -53,4 +54,5 @@ export const GAUGES = [
   'bindings_stale',
   'streams_open',
   'requests_in_flight',
+  'workers',
 ]

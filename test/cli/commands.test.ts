@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
@@ -59,11 +59,17 @@ async function cli(args: string[], env: NodeJS.ProcessEnv = {}, input = '') {
   return { status, stdout, stderr }
 }
 
-async function json<T>(args: string[], env: NodeJS.ProcessEnv = {}, input = '') {
+/** What `--json` printed. */
+interface Result<T> {
+  readonly status: unknown
+  readonly value: T
+  readonly stdout: string
+}
+
+async function json(args: string[], env: NodeJS.ProcessEnv = {}, input = '') {
   const { status, stdout, stderr } = await cli([...args, '--json'], env, input)
   assert.equal(stderr, '')
-  const value: T = JSON.parse(stdout)
-  return { status, value, stdout }
+  return { status, value: JSON.parse(stdout), stdout }
 }
 
 /** A gateway with bindings, and the environment of the command line beside it. */
@@ -84,7 +90,7 @@ const asked = (token: string, path = '/v1/invoices') => [
 async function marks({ redis, upstream, sts, gateway }: Stack) {
   const dead = await redis.entries('caracal.sessions.revoke.dead')
   const spent = await redis.command('KEYS', 'seen:jti:*')
-  const exchanges = sts.requests.filter(({ path }) => path === '/oauth/2/token').length
+  const exchanges = sts.exchanges.length
   return {
     dead: dead.length,
     spent,
@@ -161,7 +167,7 @@ describe('explain', () => {
       ]
       const before = await marks(stack)
       for (const [check, token, path] of cases) {
-        const { status, value, stdout } = await json<Explanation>(asked(token, path), env)
+        const { status, value, stdout }: Result<Explanation> = await json(asked(token, path), env)
         assert.equal(status, 1, check)
         assert.equal(value.verdict, 'deny')
         assert.ok(!stdout.includes(token) || token === 'no-token')
@@ -188,12 +194,16 @@ describe('explain', () => {
       const { stack, env } = await stackWithBindings(t)
       const token = stack.mint({ scope: 'billing:read', sid: 'session-7' })
       const before = await marks(stack)
-      const { status, value, stdout } = await json<Explanation>(asked('-'), env, `${token}\n`)
+      const { status, value, stdout }: Result<Explanation> = await json(
+        asked('-'),
+        env,
+        `${token}\n`,
+      )
       assert.equal(status, 0, stdout)
       assert.equal(value.verdict, 'pass')
       assert.ok(value.checks.every(({ result }) => result !== 'deny'))
       assert.equal(value.exchange?.form['request_path'], '/v1/invoices')
-      assert.equal(value.exchange?.form['application_id'], 'client-1')
+      assert.equal(value.exchange?.form['application_id'], 'dev-client')
       assert.match(value.exchange?.form['subject_token'] ?? '', /^\[masked: /)
       assert.ok(!stdout.includes(token))
       assert.deepEqual(await marks(stack), before)
@@ -206,7 +216,7 @@ describe('explain', () => {
 
       const answer = await stack.call('/v1/invoices', { token })
       assert.equal(answer.status, 200)
-      const spent = await json<Explanation>(asked(token), env)
+      const spent: Result<Explanation> = await json(asked(token), env)
       const replayed = spent.value.checks.find(({ check }) => check === 'replayed')
       assert.equal(replayed?.result, 'deny')
       assert.ok(replayed.detail?.includes(answer.requestId))
@@ -219,7 +229,7 @@ describe('explain', () => {
         })
         return status === 401
       })
-      const after = await json<Explanation>(asked(token), env)
+      const after: Result<Explanation> = await json(asked(token), env)
       assert.equal(after.value.checks.find(({ check }) => check === 'revoked')?.result, 'deny')
     }),
   )
@@ -231,7 +241,7 @@ describe('check', () => {
     lastFirst(async t => {
       const { stack, env } = await stackWithBindings(t)
       const before = await marks(stack)
-      const { status, value, stdout } = await json<{ ok: boolean; checks: Looked[] }>(
+      const { status, value, stdout }: Result<{ ok: boolean; checks: Looked[] }> = await json(
         ['check', '--zone', ZONE],
         env,
       )
@@ -250,7 +260,7 @@ describe('check', () => {
       const directory = await temporaryDirectory(t)
       const file = join(directory, 'bindings.yaml')
       await writeFile(file, 'version: 2\n')
-      const { status, value } = await json<{ checks: Looked[] }>(['check'], {
+      const { status, value }: Result<{ checks: Looked[] }> = await json(['check'], {
         CARACAL_MODE: 'dev',
         STS_URL: 'http://127.0.0.1:1',
         REDIS_URL: 'redis://127.0.0.1:1',
@@ -310,10 +320,10 @@ test(
     const past = new Date(Date.now() - 60_000)
     await utimes(file, past, past)
     const env = { REDIS_URL: redis.url, AUDIT_HMAC_KEY: KEYS.audit, AUDIT_REPLAY_DIR: directory }
-    const listed = await json<ReplayListing>(['replay', 'ls'], env)
+    const listed: Result<ReplayListing> = await json(['replay', 'ls'], env)
     assert.equal(listed.value.files[0]?.events, 1)
     assert.ok((listed.value.files[0]?.age_seconds ?? 0) >= 60)
-    const drained = await json<{ sent: number; left: number }>(['replay', 'drain'], env)
+    const drained: Result<{ sent: number; left: number }> = await json(['replay', 'drain'], env)
     assert.equal(drained.status, 0)
     assert.equal(drained.value.sent, 1)
     const entries = await redis.entries('caracal.audit.events')
@@ -347,7 +357,7 @@ test(
     )
     await call('/v1/invoices', 'other')
     await until(async () => (await stack.events()).length === 3)
-    const { value, stdout } = await json<Suggestions>(['suggest-operations'], env)
+    const { value, stdout }: Result<Suggestions> = await json(['suggest-operations'], env)
     const where = { zone: ZONE, resource: RESOURCE, method: 'GET' }
     const path = '/v1/invoices/:id/lines'
     assert.deepEqual(value.operations, [
@@ -366,7 +376,11 @@ test(
     assert.match(text.stdout, /was used once without scope billing:read/)
     assert.equal(stack.gateway.logs.filter(({ would_deny: check }) => check).length, 3)
     const lines = (await stack.events()).map(event => JSON.stringify(event)).join('\n')
-    const fromFile = await json<Suggestions>(['suggest-operations', '--file', '-'], {}, lines)
+    const fromFile: Result<Suggestions> = await json(
+      ['suggest-operations', '--file', '-'],
+      {},
+      lines,
+    )
     assert.deepEqual(fromFile.value, value)
   }),
 )
@@ -378,15 +392,36 @@ test(
     const other = await startGateway(t, { ...stack.env })
     const args = ['parity', '--old', stack.gateway.url, '--new', other.url]
     const env = { METRICS_BEARER: 'metrics-bearer' }
-    const same = await json<{ same: boolean; cases: Compared[] }>(args, env)
+    const same: Result<{ same: boolean; cases: Compared[] }> = await json(args, env)
     assert.equal(same.status, 0, same.stdout)
     assert.ok(same.value.cases.some(({ case: name }) => name === 'metric names'))
-    const differing = await json<{ cases: Compared[] }>(
+    const differing: Result<{ cases: Compared[] }> = await json(
       ['parity', '--old', stack.gateway.url, '--new', stack.sts.url],
       env,
     )
     assert.equal(differing.status, 1)
     assert.equal(stack.upstream.arrivals.length, 0)
     assert.deepEqual(await stack.redis.command('KEYS', 'seen:jti:*'), [])
+  }),
+)
+
+test(
+  'every command of docs/cli.md runs as it stands there',
+  lastFirst(async t => {
+    const doc = readFileSync(new URL('../../docs/cli.md', import.meta.url), 'utf8')
+    const lines = [...doc.matchAll(/^```sh tested\n([^]*?)^```$/gm)].flatMap(([, block = '']) =>
+      block.trim().split('\n'),
+    )
+    assert.ok(lines.length >= 9)
+    const { stack, env } = await stackWithBindings(t)
+    for (const line of lines) {
+      const [program, ...args] = line
+        .replaceAll('http://127.0.0.1:8081', stack.gateway.url)
+        .split(' ')
+      assert.equal(program, 'caracal-gateway')
+      const { status, stderr } = await cli(args, env, stack.mint({ scope: 'billing:read' }))
+      assert.equal(status, 0, `${line}: ${stderr}`)
+    }
+    for (const name of NAMES) assert.ok(doc.includes(`| [\`${name}\`](`), name)
   }),
 )

@@ -193,7 +193,7 @@ describe('the evidence of a gateway holds', () => {
       const requestId = randomUUID()
       const lost = stack.call('/v1/invoices', { headers: { 'x-request-id': requestId } })
       await until(() => stack.upstream.arrivals.length === 2)
-      stack.gateway.child.kill('SIGKILL')
+      stack.gateway.signal('SIGKILL')
       await Promise.all([assert.rejects(lost), once(stack.gateway.child, 'exit')])
       const env = environmentOf(stack)
       const before = await everything(stack.redis, directory)

@@ -9,7 +9,7 @@ import { describe, test } from 'node:test'
 import { promisify } from 'node:util'
 import { lastFirst, type Scope } from '../cleanup.ts'
 import { until } from '../until.ts'
-import { type Gateway, type Stack, startGateway, startStack } from './harness.ts'
+import { type Gateway, type Stack, startGateway, startStack, WORKERS } from './harness.ts'
 import {
   type Account,
   assertAccounted,
@@ -56,8 +56,10 @@ async function smallDisk(t: Scope): Promise<Disk> {
 
 /** The system lets no file grow beyond a limit, which stands for a disk without room. */
 async function limitedFiles(t: Scope): Promise<Disk> {
-  const limit = async ({ child }: Gateway, bytes: string) => {
-    await run('prlimit', ['--pid', String(child.pid), `--fsize=${bytes}:unlimited`])
+  const limit = async ({ servers }: Gateway, bytes: string) => {
+    for (const pid of servers()) {
+      await run('prlimit', ['--pid', String(pid), `--fsize=${bytes}:unlimited`])
+    }
   }
   return {
     directory: join(await temporaryDirectory(t), 'replay'),
@@ -114,6 +116,8 @@ for (const [what, make] of Object.entries(DISKS)) {
         await disk.relieve(gateway)
         const { duplicated } = await assertRecovered(t, stack, disk.directory, load)
         assert.equal(duplicated, 0)
+        // Another worker may find room for a while.
+        if (WORKERS > 1) delete meanwhile['200']
         assert.deepEqual(Object.keys(meanwhile), [UNPROVABLE])
         assert.ok(hasLogged(gateway, /^audit replay directory cannot be used/))
         assert.ok(hasLogged(gateway, /^audit replay directory can be used again/))
@@ -201,6 +205,8 @@ test(
     await until(async () => (await readdir(directory)).length > 0, LONG)
     const { duplicated } = await assertRecovered(t, stack, directory, load)
     assert.equal(duplicated, 0)
+    // Another worker may see it a second later.
+    if (WORKERS > 1) delete meanwhile['200']
     assert.deepEqual(Object.keys(meanwhile), [UNPROVABLE])
   }),
 )

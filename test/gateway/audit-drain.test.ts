@@ -47,7 +47,9 @@ test(
     redis.pause()
     const names = await readdir(directory, { recursive: true })
     const taken = names.find(name => name.endsWith('.ndjson')) ?? ''
-    const sender = gateways.find(({ child }) => taken.startsWith(`gateway-${child.pid}-`))
+    const sender = gateways.find(({ servers }) =>
+      servers().some(pid => taken.startsWith(`gateway-${pid}-`)),
+    )
     assert.ok(sender, `${taken}: nobody is sending it`)
     await kill(sender)
     redis.resume()

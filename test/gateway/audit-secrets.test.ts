@@ -7,7 +7,14 @@ import type { Claims, Directive, ExchangeOverride } from '../../dev/sts.ts'
 import { lastFirst } from '../cleanup.ts'
 import { freePort } from '../redis.ts'
 import { until } from '../until.ts'
-import { type AuditEvent, type CallOptions, type Stack, startStack, Wire } from './harness.ts'
+import {
+  ALONE,
+  type AuditEvent,
+  type CallOptions,
+  type Stack,
+  startStack,
+  Wire,
+} from './harness.ts'
 import { startRawUpstream } from './raw.ts'
 import { filesIn, temporaryDirectory } from './support.ts'
 
@@ -201,7 +208,7 @@ test(
   lastFirst(async t => {
     const directory = await temporaryDirectory(t)
     const env = { AUDIT_REPLAY_DIR: directory, LOG_LEVEL: 'trace' }
-    const stack: Stack = await startStack(t, { env })
+    const stack: Stack = await startStack(t, { env: { ...ALONE, ...env } })
     const { gateway, redis, upstream } = stack
     const written: string[] = []
     const look = () => written.push(...filesIn(directory).values())

@@ -12,7 +12,7 @@ import { writeEvent } from '../../lib/audit-event.ts'
 import { uuidv7 } from '../../lib/uuid.ts'
 import { lastFirst } from '../cleanup.ts'
 import { until } from '../until.ts'
-import { type AuditEvent, call, type Stack, startGateway, startStack } from './harness.ts'
+import { ALONE, type AuditEvent, call, type Stack, startGateway, startStack } from './harness.ts'
 import { assertRefusal, type Refusal } from './refusal.ts'
 import { filesIn, hasLogged, kill, temporaryDirectory } from './support.ts'
 
@@ -90,12 +90,15 @@ describe('before a request is dispatched, the gateway', () => {
   test(
     'refuses it when that cannot be written, and the next before they have spent anything',
     lastFirst(async t => {
-      const stack = await startStack(t)
+      const stack = await startStack(t, { env: ALONE })
       assert.equal((await stack.call()).status, 200)
       // Nothing is left to be written of that one.
       await until(() => journalIn(stack.gateway.replayDirectory).at(-1)?.[0] === 'D')
-      const limit = (bytes: string) =>
-        run('prlimit', ['--pid', String(stack.gateway.child.pid), `--fsize=${bytes}:unlimited`])
+      const limit = async (bytes: string) => {
+        for (const pid of stack.gateway.servers()) {
+          await run('prlimit', ['--pid', String(pid), `--fsize=${bytes}:unlimited`])
+        }
+      }
       await limit('100')
       const exchanges = stack.sts.exchanges.length
       const jti = randomUUID()
@@ -270,7 +273,7 @@ describe('with a replay directory that cannot be used, the gateway', () => {
     'starts, refuses before anything is spent, says why, and recovers',
     lastFirst(async t => {
       const directory = join(await temporaryDirectory(t), 'replay')
-      const stack = await startStack(t, { env: { AUDIT_REPLAY_DIR: directory } })
+      const stack = await startStack(t, { env: { ...ALONE, AUDIT_REPLAY_DIR: directory } })
       const { gateway } = stack
       assert.equal((await stack.call()).status, 200)
       await rm(directory, { recursive: true })

@@ -6,7 +6,7 @@ import { before, describe, test } from 'node:test'
 import { startPostgres, type TestPostgres } from '../postgres.ts'
 import { freePort } from '../redis.ts'
 import { until } from '../until.ts'
-import { call, RESOURCE, type Stack, startGateway, startStack, ZONE } from './harness.ts'
+import { ALONE, call, RESOURCE, type Stack, startGateway, startStack, ZONE } from './harness.ts'
 import { assertRefusal, metricsOf } from './refusal.ts'
 import { hasLogged, suiteCleanup, temporaryDirectory } from './support.ts'
 
@@ -59,7 +59,7 @@ describe('the gateway', () => {
     await bind('resource://nowhere', { upstream_url: null })
     stack = await startStack(suite, {
       zones: [NEW_ZONE],
-      env: { DATABASE_URL: postgres.url },
+      env: { ...ALONE, DATABASE_URL: postgres.url },
     })
     for (const name of [
       UNIFORM,

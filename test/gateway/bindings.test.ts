@@ -7,6 +7,7 @@ import { before, describe, test } from 'node:test'
 import { Client } from 'undici'
 import { until } from '../until.ts'
 import {
+  ALONE,
   type CallOptions,
   call,
   head,
@@ -281,7 +282,7 @@ describe('the gateway', () => {
       const directory = await temporaryDirectory(t)
       const file = `${directory}/bindings.json`
       await writeFile(file, fileOf(UNIFORM))
-      const gateway = await startGateway(t, { ...stack.env, BINDINGS_FILE: file })
+      const gateway = await startGateway(t, { ...stack.env, ...ALONE, BINDINGS_FILE: file })
       const statusOf = async (resource: string) => {
         const token = stack.mint({ target: [resource] })
         return (await call(gateway.url, '/', { token, resource })).status

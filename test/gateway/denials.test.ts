@@ -8,6 +8,7 @@ import type { Claims, ExchangeOverride } from '../../dev/sts.ts'
 import { until } from '../until.ts'
 import { type MovableClock, movableClock } from './clock.ts'
 import {
+  ALONE,
   type Answer,
   call,
   type Gateway,
@@ -984,6 +985,7 @@ describe('the gateway', () => {
     test('while it could keep no evidence, and loses none', async t => {
       const gateway = await startGateway(t, {
         ...stack.env,
+        ...ALONE,
         // Without a replay directory evidence has nowhere to go but memory.
         CARACAL_MODE: 'dev',
         AUDIT_REPLAY_DIR: '',

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { createCertificate, type TestCertificate } from '../certificate.ts'
 import { until } from '../until.ts'
-import { type Gateway, listen, startGateway, startStack } from './harness.ts'
+import { ALONE, type Gateway, listen, startGateway, startStack } from './harness.ts'
 import { checksById, eventsById, inParallel, type RawAnswer, send, valuesOf } from './raw.ts'
 
 const dir = await mkdtemp(join(tmpdir(), 'gateway-egress-'))
@@ -44,7 +44,7 @@ const preload = {
   NODE_OPTIONS: `--import ${new URL('names.ts', import.meta.url).href}`,
   TEST_NAMES: dir,
 }
-const stack = await startStack({ after }, { env: preload })
+const stack = await startStack({ after }, { env: { ...ALONE, ...preload } })
 after(() => rm(dir, { recursive: true }))
 
 const directives = new Map<string, Readonly<Record<string, unknown>>>()

@@ -10,6 +10,7 @@ import { createCertificate } from '../certificate.ts'
 import { until } from '../until.ts'
 import { type MovableClock, movableClock } from './clock.ts'
 import {
+  ALONE,
   type Answer,
   call,
   KEYS,
@@ -55,6 +56,7 @@ describe('the gateway', () => {
     clock = await movableClock(suite)
     stack = await startStack(suite, {
       env: {
+        ...ALONE,
         ...clock.env,
         STS_TIMEOUT: `${STS_TIMEOUT}ms`,
         CARACAL_ADMIN_TOKEN: 'admin-token',

@@ -9,7 +9,7 @@ import { startCluster } from '../cluster.ts'
 import type { TestRedis } from '../redis.ts'
 import { startSentinel, type TestSentinel } from '../sentinel.ts'
 import { until } from '../until.ts'
-import { type Answer, call, type Stack, startStack } from './harness.ts'
+import { ALONE, type Answer, call, type Stack, startStack } from './harness.ts'
 import { assertAccounted, Load, PATIENT, work } from './load.ts'
 import { revoke, suiteCleanup } from './support.ts'
 
@@ -24,7 +24,7 @@ describe('the gateway behind sentinels', () => {
 
   before(async () => {
     sentinel = await startSentinel(suite, { password: 'p%@ss' })
-    stack = await startStack(suite, { env: { ...ENV, REDIS_URL: sentinel.url } })
+    stack = await startStack(suite, { env: { ...ALONE, ...ENV, REDIS_URL: sentinel.url } })
   })
 
   const present = (token: string) => call(stack.gateway.url, '/v1/invoices', { token })
@@ -125,7 +125,7 @@ test(
     const replica = master === first ? second : first
 
     // Whatever the gateway will read of the master's answers, the replica has: Redis keeps its promise.
-    stack.gateway.child.kill('SIGSTOP')
+    stack.gateway.signal('SIGSTOP')
     let offset: string | undefined
     await until(async () => {
       const before = offset
@@ -137,7 +137,7 @@ test(
     await sentinel.follows(replica)
     const mandates = stack.sts.exchanges.map(({ fields }) => fields['subject_token'] ?? '')
     await master.stop()
-    stack.gateway.child.kill('SIGCONT')
+    stack.gateway.signal('SIGCONT')
     await sentinel.promoted(replica)
     await load.more('200', 100)
     await load.stop()

@@ -28,6 +28,15 @@ export const KEYS = { sts: 'a1'.repeat(32), streams: 'b2'.repeat(32), audit: 'c3
 export const ZONE = 'zone-1'
 export const RESOURCE = 'resource://billing-api'
 
+/** `TEST_WORKERS`: the processes of every gateway of these tests, unless a test says how many; 1 unless told. */
+export const WORKERS = Number(process.env['TEST_WORKERS'] || 1)
+
+/**
+ * One process, whatever `TEST_WORKERS` says: for tests of what each worker knows by itself, as replicas do (its circuit,
+ * key sets, cached names, copy of the bindings, when it last saw Redis or the disk, counts of what it has read).
+ */
+export const ALONE = { WORKERS: '1' } as const
+
 const SERVER = fileURLToPath(new URL('../../dist/server.js', import.meta.url))
 
 /** A request as it reached the upstream. */
@@ -103,7 +112,12 @@ export type LogLine = Readonly<Record<string, unknown>>
 export interface Gateway {
   readonly url: string
   readonly port: number
+  /** Its process; the supervisor when it has several. */
   readonly child: ChildProcess
+  /** Signals all of its processes. */
+  readonly signal: (name: NodeJS.Signals) => void
+  /** Process ids of those of its processes that serve: its workers, as it has told of them, or the one. */
+  readonly servers: () => number[]
   /** Its `AUDIT_REPLAY_DIR`: one of its own, unless the environment names one. */
   readonly replayDirectory: string
   /** What it logged so far. */
@@ -122,23 +136,32 @@ async function launchGateway(t: Cleanup, env: Readonly<Record<string, string>>):
   const port = await freePort()
   const replayDirectory =
     env['AUDIT_REPLAY_DIR'] ?? (await mkdtemp(join(tmpdir(), 'gateway-evidence-')))
+  const several = Number(env['WORKERS'] ?? WORKERS) > 1
   const child = spawn(process.execPath, [SERVER], {
     env: {
       PATH: process.env['PATH'] ?? '',
       PORT: String(port),
       HOST: '127.0.0.1',
       AUDIT_REPLAY_DIR: replayDirectory,
+      WORKERS: String(WORKERS),
       ...env,
     },
     stdio: ['ignore', 'pipe', 'pipe'],
+    // A group of its own when there are several, to be signalled as one.
+    detached: several,
   })
-  const onExit = () => child.kill('SIGKILL')
+  const signal = (name: NodeJS.Signals) => {
+    if (!several || child.pid === undefined) child.kill(name)
+    else if (child.exitCode === null && child.signalCode === null) process.kill(-child.pid, name)
+  }
+  const onExit = () => signal('SIGKILL')
   process.once('exit', onExit)
   child.once('exit', () => process.off('exit', onExit))
   t.after(async () => {
     if (child.exitCode === null && child.signalCode === null) {
-      child.kill('SIGKILL')
-      await once(child, 'exit')
+      const gone = once(child, 'exit')
+      signal('SIGKILL')
+      await gone
     }
     if (env['AUDIT_REPLAY_DIR'] === undefined) {
       await rm(replayDirectory, { recursive: true, force: true })
@@ -162,8 +185,10 @@ async function launchGateway(t: Cleanup, env: Readonly<Record<string, string>>):
   const url = `http${env['TLS_CERT_FILE'] === undefined ? '' : 's'}://127.0.0.1:${port}`
   await until(async () => {
     if (ended) throw new Error(`the gateway ended: ${output}`)
-    if (env['TLS_CERT_FILE'] !== undefined)
-      return logs.some(line => String(line['msg']).includes('listening'))
+    const listening = logs.some(line => String(line['msg']).startsWith('Server listening'))
+    // Of several, one that is ready answers for all before the last one listens. Not every log tells.
+    const tells = ['info', 'debug', 'trace'].includes(env['LOG_LEVEL'] ?? 'info')
+    if (env['TLS_CERT_FILE'] !== undefined || (several && tells && !listening)) return listening
     const answer = await call(url, '/ready', { resource: null }).catch(() => undefined)
     return answer?.status === 200
   }, 20_000)
@@ -171,6 +196,16 @@ async function launchGateway(t: Cleanup, env: Readonly<Record<string, string>>):
     url,
     port,
     child,
+    signal,
+    servers() {
+      if (!several) return child.pid === undefined ? [] : [child.pid]
+      const started = logs.flatMap(({ workers: all, worker: one, msg }) => {
+        if (Array.isArray(all)) return all.map(Number)
+        return msg === 'a worker was replaced' ? [Number(one)] : []
+      })
+      const ended = logs.filter(({ msg }) => msg === 'a worker ended and is started again')
+      return started.filter(pid => !ended.some(({ worker }) => worker === pid))
+    },
     replayDirectory,
     logs,
     output: () => output,

@@ -12,6 +12,7 @@ import { type Claims, DEV_ISSUER } from '../../dev/sts.ts'
 import { until } from '../until.ts'
 import { type MovableClock, movableClock } from './clock.ts'
 import {
+  ALONE,
   type Answer,
   call,
   type Gateway,
@@ -72,6 +73,7 @@ describe('the gateway', () => {
     stack = await startStack(suite, {
       zones: [OTHER_ZONE],
       env: {
+        ...ALONE,
         ...clock.env,
         STS_ISSUER: DEV_ISSUER,
         STS_TIMEOUT: '1s',

@@ -9,7 +9,7 @@ import type { Scope } from '../cleanup.ts'
 import { assertEvidence, type EvidenceEntry } from '../evidence.ts'
 import type { Cleanup } from '../redis.ts'
 import { until } from '../until.ts'
-import { call, type Gateway, KEYS, RESOURCE, type Stack } from './harness.ts'
+import { call, type Gateway, KEYS, RESOURCE, type Stack, WORKERS } from './harness.ts'
 
 const CALLERS = 24
 /** Milliseconds that a caller waits who was refused, or found nobody. */
@@ -167,13 +167,13 @@ export async function assertSettled(gateway: Gateway): Promise<Record<string, nu
   return figures
 }
 
-/** Resolves once nothing lies in an `AUDIT_REPLAY_DIR` but what these many processes always have. */
-export async function assertTidy(directory: string, processes: number): Promise<void> {
+/** Resolves once nothing lies in an `AUDIT_REPLAY_DIR` but what these many gateways always have. */
+export async function assertTidy(directory: string, gateways: number): Promise<void> {
   let names: string[] = []
   const tidy = async () => {
     names = await readdir(directory, { recursive: true }).catch(() => ['something goes'])
     const homes = names.filter(name => !name.includes('/'))
-    return homes.length === processes && names.every(name => USUAL.test(name))
+    return homes.length === gateways * WORKERS && names.every(name => USUAL.test(name))
   }
   await until(tidy, LONG).catch(() => assert.fail(names.join()))
 }

@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto'
 import { before, describe, test } from 'node:test'
 import { until } from '../until.ts'
 import {
+  ALONE,
   type Answer,
   call,
   type CallOptions,
@@ -228,7 +229,7 @@ describe('the gateway logs', { concurrency: 1 }, () => {
 })
 
 test('the gateway serves on, and stops in time, whatever becomes of who reads its log', async t => {
-  const stack = await startStack(t)
+  const stack = await startStack(t, { env: ALONE })
   const { stdout } = stack.gateway.child
   assert.ok(stdout !== null)
   const denied = async (count: number) => {

@@ -11,6 +11,7 @@ import { freePort } from '../redis.ts'
 import { until } from '../until.ts'
 import { COUNTERS, GAUGES } from '../counters.ts'
 import {
+  ALONE,
   call,
   type CallOptions,
   type Gateway,
@@ -110,7 +111,7 @@ describe('the gateway', { concurrency: 2 }, () => {
 
     before(async () => {
       stack = await startStack(suite, {
-        env: { CARACAL_ADMIN_TOKEN: 'admin-token', REDIS_READ_TIMEOUT: '500ms' },
+        env: { ...ALONE, CARACAL_ADMIN_TOKEN: 'admin-token', REDIS_READ_TIMEOUT: '500ms' },
       })
       const { METRICS_BEARER: _, CARACAL_ADMIN_TOKEN: __, ...env } = stack.env
       without = await startGateway(suite, env)

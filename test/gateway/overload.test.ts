@@ -145,10 +145,10 @@ test('the gateway does not count a stream that is open', async t => {
 
 test('the gateway says no while its event loop is late, and yes when it no longer is', async t => {
   const stack = await startStack(t, { env: { MAX_EVENT_LOOP_DELAY: '20ms' } })
-  const { child, url } = stack.gateway
+  const { signal, url } = stack.gateway
   const stalls = setInterval(() => {
-    child.kill('SIGSTOP')
-    setTimeout(() => child.kill('SIGCONT'), 100)
+    signal('SIGSTOP')
+    setTimeout(() => signal('SIGCONT'), 100)
   }, 110)
   try {
     await until(async () => (await call(url, '/x', { resource: null })).status === 503, 30_000)

@@ -3,7 +3,16 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { before, describe, test } from 'node:test'
 import { until } from '../until.ts'
-import { call, type Gateway, head, type Stack, startGateway, startStack, Wire } from './harness.ts'
+import {
+  ALONE,
+  call,
+  type Gateway,
+  head,
+  type Stack,
+  startGateway,
+  startStack,
+  Wire,
+} from './harness.ts'
 import { assertRefusal, type Refusal } from './refusal.ts'
 import { hasLogged, suiteCleanup } from './support.ts'
 
@@ -27,7 +36,7 @@ describe('the gateway', () => {
 
   before(async () => {
     stack = await startStack(suite, {
-      env: { REDIS_READ_TIMEOUT: `${READ_TIMEOUT}ms`, MAX_EVENT_LOOP_DELAY: '60s' },
+      env: { ...ALONE, REDIS_READ_TIMEOUT: `${READ_TIMEOUT}ms`, MAX_EVENT_LOOP_DELAY: '60s' },
     })
     second = await startGateway(suite, { ...stack.env, MANDATE_USES: 'gateway,session' })
   })

@@ -36,7 +36,7 @@ test('the gateway leaves nothing in Redis as a process either, stopped or killed
   const second = await startGateway(t, env)
   assert.equal(await second.stop(), 0)
   const third = await startGateway(t, env)
-  third.child.kill('SIGKILL')
+  third.signal('SIGKILL')
   await until(async () => !String(await redis.command('CLIENT', 'LIST')).includes('caracal'))
   assert.deepEqual(await redis.command('KEYS', '*'), before)
   assert.deepEqual(await redis.command('XINFO', 'GROUPS', REVOCATIONS), [])

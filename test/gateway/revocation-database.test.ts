@@ -11,6 +11,7 @@ import { startPostgres, type TestPostgres } from '../postgres.ts'
 import { until } from '../until.ts'
 import { type MovableClock, movableClock } from './clock.ts'
 import {
+  ALONE,
   call,
   head,
   RESOURCE,
@@ -87,7 +88,12 @@ describe('the gateway with a database', () => {
       { id: 'd-active', zone_id: 'zone-1', status: 'active' },
     )
     stack = await startStack(suite, {
-      env: { DATABASE_URL: postgres.url, CARACAL_ADMIN_TOKEN: 'admin-token', ...clock.env },
+      env: {
+        ...ALONE,
+        DATABASE_URL: postgres.url,
+        CARACAL_ADMIN_TOKEN: 'admin-token',
+        ...clock.env,
+      },
     })
   })
 

@@ -6,7 +6,7 @@ import { setTimeout } from 'node:timers/promises'
 import { startRedis, type TestRedis } from '../redis.ts'
 import { until } from '../until.ts'
 import { movableClock } from './clock.ts'
-import { call, type Stack, startGateway, startStack } from './harness.ts'
+import { ALONE, call, type Stack, startGateway, startStack } from './harness.ts'
 import { assertRefusal, type Refusal } from './refusal.ts'
 import { hasLogged, REVOCATIONS, revoke, signedRevocation, suiteCleanup } from './support.ts'
 
@@ -26,7 +26,7 @@ describe('the gateway', () => {
   let stack: Stack
 
   before(async () => {
-    stack = await startStack(suite)
+    stack = await startStack(suite, { env: ALONE })
   })
 
   /** A gateway with a Redis of its own, and a clock that can be moved. */

@@ -6,7 +6,7 @@ import type { Claims } from '../../dev/sts.ts'
 import { hmacKey, signStreamEntry, verifyStreamEntry } from '../../lib/stream-signature.ts'
 import { startRedis } from '../redis.ts'
 import { until } from '../until.ts'
-import { call, type Gateway, KEYS, type Stack, startGateway, startStack } from './harness.ts'
+import { ALONE, call, type Gateway, KEYS, type Stack, startGateway, startStack } from './harness.ts'
 import { assertRefusal, metricsOf, type Refusal, risen } from './refusal.ts'
 import { revoke, REVOCATIONS, signedRevocation, suiteCleanup } from './support.ts'
 
@@ -30,7 +30,7 @@ describe('the gateway', () => {
   let stack: Stack
 
   before(async () => {
-    stack = await startStack(suite, { env: { STREAMS_HMAC_KEY_PREVIOUS: PREVIOUS } })
+    stack = await startStack(suite, { env: { ...ALONE, STREAMS_HMAC_KEY_PREVIOUS: PREVIOUS } })
   })
 
   const present = (claims: Claims, gateway: Gateway = stack.gateway) =>

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import { test } from 'node:test'
-import { startGateway, startStack } from './harness.ts'
+import { ALONE, startGateway, startStack } from './harness.ts'
 import { REVOCATIONS, signedRevocation } from './support.ts'
 
 /** Milliseconds; the bound of contract section 15 is 600. */
@@ -18,7 +18,7 @@ async function waitedForCore(pid: number | undefined): Promise<number> {
 }
 
 test('the gateway is soon ready after its start, with 1,000 revocations', async t => {
-  const stack = await startStack(t)
+  const stack = await startStack(t, { env: ALONE })
   for (let n = 0; n < 1_000; n++) {
     await stack.redis.add(REVOCATIONS, signedRevocation({ session_id: `session-${n}` }))
   }

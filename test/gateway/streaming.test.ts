@@ -148,10 +148,13 @@ function roomIn(stream: ClientRequest | ServerResponse): Promise<void> {
   })
 }
 
-/** The high-water mark of the gateway's resident memory, in bytes. */
+/** The high-water mark of the gateway's resident memory, in bytes; of its largest process when it has several. */
 async function peakResident(): Promise<number> {
-  const status = await readFile(`/proc/${stack.gateway.child.pid}/status`, 'utf8')
-  return Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1]) * 1024
+  const peaks = stack.gateway.servers().map(async pid => {
+    const status = await readFile(`/proc/${pid}/status`, 'utf8')
+    return Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1]) * 1024
+  })
+  return Math.max(...(await Promise.all(peaks)))
 }
 
 /** Resolves once a figure has not moved for 20 looks in a row. */

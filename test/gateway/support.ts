@@ -39,9 +39,9 @@ export function filesIn(directory: string): Map<string, string> {
 }
 
 /** Kills a gateway as the kernel would when memory runs out. */
-export async function kill({ child }: Gateway): Promise<void> {
-  const ended = once(child, 'exit')
-  child.kill('SIGKILL')
+export async function kill({ child, signal }: Gateway): Promise<void> {
+  const ended = once(child, 'close')
+  signal('SIGKILL')
   await ended
 }
 

@@ -68,6 +68,16 @@ describe('the log', { concurrency: 2 }, () => {
     assert.ok((await runInto('/dev/full', 10)).exit < 500)
   })
 
+  test('tears no line of several processes that write to one pipe, however slow its reader', async () => {
+    const writers = '("$0" "$@" & "$0" "$@" & wait) 2>/dev/null | (sleep 1; cat)'
+    const child = spawn('sh', ['-c', writers, process.execPath, WRITER, '400', '3000'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    const lines = (await text(child.stdout)).trimEnd().split('\n')
+    assert.equal(lines.length, 802)
+    for (const line of lines) JSON.parse(line)
+  })
+
   test('waits for a reader that takes nothing neither between two lines nor at the end', async () => {
     const { longest, exit } = await run('sleep 3', 3_000)
     assert.ok(longest < 1_000, String(longest))

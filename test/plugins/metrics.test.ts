@@ -103,8 +103,8 @@ describe('metrics', () => {
   it('reads a gauge when somebody asks', async t => {
     const of = await meters(t)
     let depth = 3
-    of.gauge('audit_queue_depth', 'Depth', () => depth)
-    of.gauge('audit_queue_capacity', 'Capacity', () => 10)
+    of.gauge('audit_queue_depth', 'Depth', () => depth, 'sum')
+    of.gauge('audit_queue_capacity', 'Capacity', () => 10, 'sum')
     assert.deepEqual(await samples(of, 'caracal_gateway_audit_queue_depth'), [
       'caracal_gateway_audit_queue_depth 3',
     ])
@@ -117,7 +117,7 @@ describe('metrics', () => {
 
   it('leaves a name whole that every service of Caracal has', async t => {
     const of = await meters(t)
-    of.gauge('caracal_db_pool_max_conns', 'Connections', () => 7)
+    of.gauge('caracal_db_pool_max_conns', 'Connections', () => 7, 'sum')
     assert.deepEqual(await samples(of, 'caracal_db_'), ['caracal_db_pool_max_conns 7'])
     assert.equal((await of.flat())['caracal_db_pool_max_conns'], 7)
   })

@@ -10,6 +10,7 @@ import { after, describe, test } from 'node:test'
 import { connect as connectTls } from 'node:tls'
 import { createCertificate } from '../certificate.ts'
 import {
+  ALONE,
   type Arrival,
   head,
   type LogLine,
@@ -125,7 +126,7 @@ describe('late bytes', { concurrency: true }, async () => {
 
   test('the gateway ends a request whose body is late, before dispatch and behind it', async t => {
     // What holds a request up here is Redis, so it has one of its own.
-    const own = await startStack(t, { env: { ...SHORT, READ_TIMEOUT: '2500ms' } })
+    const own = await startStack(t, { env: { ...ALONE, ...SHORT, READ_TIMEOUT: '2500ms' } })
     own.redis.pause()
     const late = new Wire(own.gateway.port)
     late.send(`${head('POST /late', own.mint(), 'Content-Length: 10')}\r\nabc`)
@@ -465,7 +466,7 @@ describe('callers that go', async () => {
   const stack = await startStack(
     { after },
     {
-      env: { MAX_IN_FLIGHT: '20', REDIS_READ_TIMEOUT: '20s' },
+      env: { ...ALONE, MAX_IN_FLIGHT: '20', REDIS_READ_TIMEOUT: '20s' },
       zones: ['zone-goes', 'zone-resets'],
     },
   )

@@ -111,7 +111,11 @@ for (const { name: transport, env } of await transports({ after })) {
   })
 }
 
-function residentMebibytes({ child }: Gateway): number {
-  const status = readFileSync(`/proc/${child.pid}/status`, 'utf8')
-  return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1]) / 1024
+/** Of the largest of its processes. */
+function residentMebibytes({ servers }: Gateway): number {
+  const sizes = servers().map(pid => {
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+    return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1]) / 1024
+  })
+  return Math.max(...sizes)
 }

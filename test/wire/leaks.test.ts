@@ -3,11 +3,21 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { after, test } from 'node:test'
 import type { Directive, ExchangeOverride } from '../../dev/sts.ts'
-import { type Answer, type CallOptions, RESOURCE, startStack, Wire } from '../gateway/harness.ts'
+import {
+  ALONE,
+  type Answer,
+  type CallOptions,
+  RESOURCE,
+  startStack,
+  Wire,
+} from '../gateway/harness.ts'
 import { until } from '../until.ts'
 import { answersIn } from './wire.ts'
 
-const stack = await startStack({ after }, { env: { LOG_LEVEL: 'trace', STS_TIMEOUT: '1s' } })
+const stack = await startStack(
+  { after },
+  { env: { ...ALONE, LOG_LEVEL: 'trace', STS_TIMEOUT: '1s' } },
+)
 
 /** Marks a secret; no two are the same, so that a leak names its source. */
 const canaries: string[] = []

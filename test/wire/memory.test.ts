@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { after, test } from 'node:test'
-import { startStack, Wire } from '../gateway/harness.ts'
+import { ALONE, startStack, Wire } from '../gateway/harness.ts'
 import { until } from '../until.ts'
 
 const REQUESTS = 20_000
@@ -17,6 +17,7 @@ const stack = await startStack(
   // A debugger collects garbage on demand; without that a heap's size tells little.
   {
     env: {
+      ...ALONE,
       NODE_OPTIONS: '--inspect=127.0.0.1:0',
       LOG_LEVEL: 'error',
       // A machine that is busy with other tests is no overload.

@@ -4,10 +4,10 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { describe, it } from 'node:test'
 import { parseEnv } from 'node:util'
-import { loadConfig, schema, SECTIONS, SECRETS, UNSUPPORTED } from '../config.ts'
-import { renderConfigurationDoc, renderEnvExample } from '../scripts/docs.ts'
+import { loadConfig, schema, SECTIONS, SECRETS, UNSUPPORTED } from '../../config.ts'
+import { renderConfigurationDoc, renderDenialsDoc, renderEnvExample } from '../../scripts/docs.ts'
 
-const read = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), 'utf8')
+const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8')
 const HINT = 'run `npm run docs`'
 
 describe('the documentation', () => {
@@ -17,6 +17,10 @@ describe('the documentation', () => {
 
   it('has the docs/configuration.md that the schema gives', () => {
     assert.equal(read('docs/configuration.md'), renderConfigurationDoc(), HINT)
+  })
+
+  it('has the docs/denials.md that the checks give', () => {
+    assert.equal(read('docs/denials.md'), renderDenialsDoc(), HINT)
   })
 
   it('has every variable of the schema in one section', () => {
