@@ -8,6 +8,7 @@ import { parseKeyValues } from './lib/key-values.ts'
 import { LogOutput } from './lib/log-output.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
 import { listener } from './listener.ts'
+import { type GatewayPlugin, loadPlugins, type NamedPlugin } from './loader.ts'
 import { databaseOptions, storeOptions, stsConnection } from './options.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit/index.ts'
@@ -20,6 +21,7 @@ import database from './plugins/database.ts'
 import drain from './plugins/drain.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
+import extension from './plugins/extension.ts'
 import gauges from './plugins/gauges.ts'
 import liveRequests from './plugins/live-requests.ts'
 import jwks from './plugins/jwks.ts'
@@ -47,11 +49,38 @@ export {
   type DenialRow,
   type LegacyCounter,
 } from './denial.ts'
-export type { Anchors, Mandate, MandateClaims } from './lib/mandate.ts'
+export {
+  type Binding,
+  type BindingDefinition,
+  type BindingSet,
+  bindingSet,
+  type BindingSource,
+  type Enforcement,
+  type Operation,
+} from './lib/bindings.ts'
+export { readBindingsFile } from './lib/bindings-file.ts'
+export type { Anchors, Mandate } from './lib/mandate.ts'
+export type * from './lib/mandate-claims.ts'
 export type { Secret } from './lib/secret.ts'
-export type { Binding, BindingSource, Enforcement, Operation } from './plugins/bindings.ts'
-// What this adds to Fastify's types, whoever imports the package is to see.
+export type { GatewayPlugin } from './loader.ts'
+export type { GrantedExchange, UpstreamHeaders } from './plugins/extension.ts'
+// What these add to Fastify's types, whoever imports the package is to see.
+import './plugins/bindings.ts'
+import './plugins/extension.ts'
+import './plugins/metrics.ts'
 import './plugins/passage.ts'
+
+/** What is not configuration. */
+export interface GatewayOptions {
+  /** Plugins of your own, loaded in order after those of `GATEWAY_PLUGINS` (contract section 12). */
+  readonly plugins?: readonly GatewayPlugin[]
+  /**
+   * In place of what `REDIS_URL` names; closed with the gateway.
+   *
+   * @internal
+   */
+  readonly store?: Store
+}
 
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
@@ -59,36 +88,19 @@ const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', '
 /**
  * A gateway, ready to `listen` or `inject`.
  *
- * @throws Error when it cannot start: Redis or the revocation history is not to be had, or the bindings are broken
+ * @throws Error when it cannot start: Redis or the revocation history is not to be had, the bindings are broken, or a
+ * plugin cannot be loaded or registered
  */
-export function createGateway(config: Config): Promise<FastifyInstance> {
-  return assembleGateway(config, {})
-}
-
-/**
- * Parts that take the place of those that the configuration describes.
- *
- * @internal
- */
-export interface GatewayParts {
-  /** Instead of what `REDIS_URL` names; closed with the gateway. */
-  readonly store?: Store
-}
-
-/**
- * A gateway with parts of the caller's.
- *
- * @throws Error as {@link createGateway}
- * @internal
- */
-export async function assembleGateway(
+export async function createGateway(
   config: Config,
-  parts: GatewayParts,
+  options: GatewayOptions = {},
 ): Promise<FastifyInstance> {
+  const embedded = (options.plugins ?? []).map(named)
+  const plugins = [...(await loadPlugins(config.gatewayPlugins)), ...embedded]
   const output = new LogOutput()
   const app: FastifyInstance = listener(config, output, () => app)
   try {
-    await furnish(app, config, parts)
+    await furnish(app, config, plugins, options.store)
     output.onDrop = () => app.meters.count('log_lines_dropped')
     return app
   } catch (error) {
@@ -98,7 +110,16 @@ export async function assembleGateway(
   }
 }
 
-async function furnish(app: FastifyInstance, config: Config, parts: GatewayParts): Promise<void> {
+function named(plugin: GatewayPlugin, index: number): NamedPlugin {
+  return { name: plugin.name || `number ${index + 1}`, plugin }
+}
+
+async function furnish(
+  app: FastifyInstance,
+  config: Config,
+  plugins: readonly NamedPlugin[],
+  ownStore: Store | undefined,
+): Promise<void> {
   for (const warning of configWarnings(config)) app.log.warn(warning)
   // Known to the router, their bodies left alone: what Fastify does with a `QUERY` is not the gateway's to decide.
   for (const method of PROXIED_METHODS) {
@@ -123,6 +144,7 @@ async function furnish(app: FastifyInstance, config: Config, parts: GatewayParts
     workers: config.workers,
   })
   await app.register(connections, { writeTimeout: config.writeTimeout })
+  await app.register(extension, { maxRequestBytes: config.maxRequestBytes })
   if (config.tlsCertFile !== undefined && config.tlsKeyFile !== undefined) {
     await app.register(certificate, { cert: config.tlsCertFile, key: config.tlsKeyFile })
   }
@@ -136,10 +158,7 @@ async function furnish(app: FastifyInstance, config: Config, parts: GatewayParts
   } else if (config.databaseUrl !== undefined) {
     await app.register(bindingsTable)
   }
-  await app.register(
-    store,
-    parts.store === undefined ? storeOptions(config) : { store: parts.store },
-  )
+  await app.register(store, ownStore === undefined ? storeOptions(config) : { store: ownStore })
   await app.register(replay)
   await app.register(revocations, {
     hmacKey: config.streamsHmacKey?.reveal(),
@@ -213,6 +232,7 @@ async function furnish(app: FastifyInstance, config: Config, parts: GatewayParts
     streamIdleTimeout: config.streamIdleTimeout,
     trust: proxyTrust(config.trustProxy),
     now: Date.now,
+    plugins,
   })
 }
 

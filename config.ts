@@ -48,6 +48,7 @@ const KINDS = {
   networks: kind('list of addresses and CIDRs', readNetworks),
   proxies: kind('boolean, or list of addresses and CIDRs', readProxies),
   uses: kind('list', readUses),
+  modules: kind('list of modules', readModules),
   boolean: kind('boolean', readBoolean),
   port: kind('integer', text => readInteger(text, 0, 65_535)),
   workers: kind('integer', text => readInteger(text, 1, 64)),
@@ -183,6 +184,10 @@ const service = {
   MAX_EVENT_LOOP_DELAY: variable('timeout', {
     default: '1s',
     description: 'Delay of the event loop above which requests are refused as `overloaded`.',
+  }),
+  GATEWAY_PLUGINS: optional('modules', {
+    description:
+      'Plugins of your own, in the order in which they are loaded: package names, or paths of `.js`, `.mjs` or `.ts` files relative to the working directory (`docs/extending.md`). They are code that sees every request.',
   }),
   SHUTDOWN_DELAY: variable('pause', {
     default: '0s',
@@ -491,14 +496,6 @@ export const SECRETS: readonly string[] = Object.entries<Entry>(schema.propertie
   .filter(([, { secret }]) => secret)
   .map(([name]) => name)
 
-/**
- * Variables of contract section 9 that would mislead if they were ignored, and the one value of each
- * that asks for nothing. Each row goes when its feature comes.
- */
-export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
-  GATEWAY_PLUGINS: undefined,
-}
-
 /** `AUDIT_REPLAY_DIR` where there has to be one. */
 const AUDIT_REPLAY_DIR = '/var/lib/caracal/audit-replay'
 
@@ -518,6 +515,8 @@ export interface Config {
   readonly tlsKeyFile?: string | undefined
   /** `TRUST_PROXY`: nobody, everybody, or these addresses and CIDRs. */
   readonly trustProxy: boolean | readonly string[]
+  /** `GATEWAY_PLUGINS`: package names, or paths relative to the working directory. */
+  readonly gatewayPlugins: readonly string[]
   /** `MAX_REQUEST_BYTES`. */
   readonly maxRequestBytes: number
   /** `MAX_IN_FLIGHT`: requests without response headers. */
@@ -650,7 +649,6 @@ export class ConfigError extends Error {
  */
 export function loadConfig(source: NodeJS.ProcessEnv): Config {
   const report = new Report()
-  refuseUnsupported(source, report)
   const env = readForms(readTexts(source, report), report)
   checkRules(env, report)
   if (report.problems.length > 0 || env.STS_URL === undefined) {
@@ -664,6 +662,7 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     tlsCertFile: env.TLS_CERT_FILE,
     tlsKeyFile: env.TLS_KEY_FILE,
     trustProxy: env.TRUST_PROXY,
+    gatewayPlugins: env.GATEWAY_PLUGINS ?? [],
     maxRequestBytes: env.MAX_REQUEST_BYTES,
     maxInFlight: env.MAX_IN_FLIGHT,
     workers: env.WORKERS,
@@ -888,14 +887,6 @@ class Report {
 
   has(...names: readonly string[]): boolean {
     return names.some(name => this.#settled.has(name))
-  }
-}
-
-function refuseUnsupported(source: NodeJS.ProcessEnv, report: Report): void {
-  for (const [name, harmless] of Object.entries(UNSUPPORTED)) {
-    if (source[name] && source[name] !== harmless) {
-      report.add(name, 'is not supported by this version; unset it')
-    }
   }
 }
 
@@ -1229,6 +1220,12 @@ function readList(
 function readUses(text: string): readonly string[] | Unfit {
   return readList(text, 'a comma-separated list of gateway, session and resource', entry =>
     ['gateway', 'session', 'resource'].includes(entry) ? entry : undefined,
+  )
+}
+
+function readModules(text: string): readonly string[] | Unfit {
+  return readList(text, 'a comma-separated list of package names and paths', entry =>
+    /^[^\0\s]+$/.test(entry) ? entry : undefined,
   )
 }
 

@@ -253,6 +253,7 @@ export interface CustomDenial extends DenialOptions {
   readonly description: string
 }
 
+const DENIAL = Symbol.for('caracal-gateway.denial')
 const CHECK_NAME = /^[a-z][a-z0-9_]{0,63}$/
 
 /**
@@ -275,6 +276,14 @@ export class Denial extends Error {
   readonly members: Readonly<Record<string, unknown>> | undefined
   /** Response headers that the refusal brings, lower-case names. */
   readonly headers: Readonly<Record<string, string>> | undefined
+
+  /** A plugin may have its own copy of this module: what it throws is a denial all the same. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return value instanceof Error && DENIAL in value
+  }
+
+  /** What every copy of this class knows a denial by. */
+  readonly [DENIAL] = true
 
   constructor(check: Check, options?: DenialOptions)
   constructor(denial: CustomDenial)

@@ -3,7 +3,7 @@
 
 import { text } from 'node:stream/consumers'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
-import { assembleGateway } from '../app.ts'
+import { createGateway } from '../app.ts'
 import { type Config, loadConfig } from '../config.ts'
 import { type Check, Denial, isCheck } from '../denial.ts'
 import { exchangeOf } from '../hooks/exchange.ts'
@@ -130,7 +130,7 @@ async function observer(config: Config): Promise<FastifyInstance> {
     auditDurability: 'relaxed',
     otelExporterOtlpEndpoint: undefined,
   }
-  return assembleGateway(quiet, { store: readOnly(store) }).catch((error: unknown) => {
+  return createGateway(quiet, { store: readOnly(store) }).catch((error: unknown) => {
     store.close()
     throw error
   })

@@ -85,13 +85,18 @@ export function requestChecks(app: FastifyInstance, options: CheckOptions): Step
   ]
 }
 
-/** The steps that leave a mark, in order; they run as `preHandler` hooks, after any team's own checks. */
-export function dispatchChecks(app: FastifyInstance, options: CheckOptions): Check[] {
+/** Spends the mandate; runs as a `preHandler` hook, after any team's `onRequest` and `preValidation` hooks. */
+export function spend(app: FastifyInstance, options: CheckOptions): Check {
   const { stages } = app
-  return [
-    denyReplayed(app.replay, { failOpen: options.jtiFailOpen, now: options.now, stages }),
-    exchangeMandate(app.sts, stages),
-    denyUnsafeUpstream(app.egress),
-    denyWithoutIntent(app.evidence),
-  ]
+  return denyReplayed(app.replay, { failOpen: options.jtiFailOpen, now: options.now, stages })
+}
+
+/** What makes an upstream request of what was spent, in order; `preHandler` hooks, before any team's own. */
+export function exchangeChecks(app: FastifyInstance): Check[] {
+  return [exchangeMandate(app.sts, app.stages), denyUnsafeUpstream(app.egress)]
+}
+
+/** The last step before dispatch; a `preHandler` hook, after any team's own. */
+export function intend(app: FastifyInstance): Check {
+  return denyWithoutIntent(app.evidence)
 }

@@ -3,10 +3,7 @@
  */
 import { hash } from 'node:crypto'
 import type { PresentedToken } from './bearer.ts'
-
-/** Claims of a team's own; extend by declaration merging. */
-// oxlint-disable-next-line typescript/no-empty-interface -- an empty interface is what merging needs
-export interface MandateClaims {}
+import type { MandateClaims } from './mandate-claims.ts'
 
 /** The four anchors that a revocation can name, by their claims `sid`, `root_sid`, ... (contract section 6). */
 export interface Anchors {

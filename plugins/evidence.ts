@@ -159,6 +159,7 @@ function requestFacts(request: FastifyRequest, passage: Passage, mandate: Mandat
     delegationEdgeId: mandate.anchors.delegationEdgeId,
     method: request.method,
     observed: passage.wouldDeny && observedOperation(passage, mandate),
+    annotations: passage.extension?.annotations,
   }
 }
 
@@ -205,8 +206,14 @@ function endOf(
 ): Pick<RequestOutcome, 'status' | 'errorKind'> {
   const { denial, call, answer } = passage
   if (denial !== undefined) return refusalOutcome(denial.check, passage.dispatched)
-  if (answer === undefined) return { status: 'upstream_error', errorKind: 'transport_error' }
-  return reply.raw.writableFinished && call?.failed === false
+  if (answer === undefined) {
+    // A plugin's hook has answered instead.
+    return call === undefined && reply.raw.headersSent
+      ? { status: 'upstream_rejected', errorKind: undefined }
+      : { status: 'upstream_error', errorKind: 'transport_error' }
+  }
+  const cutShort = passage.extension?.rewritten?.cutShort === true
+  return reply.raw.writableFinished && call?.failed === false && !cutShort
     ? { status: 'executed', errorKind: undefined }
     : { status: 'upstream_error', errorKind: 'response_copy_failed' }
 }

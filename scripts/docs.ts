@@ -3,7 +3,7 @@
 // `test/deploy/chart.test.ts` fail when they differ.
 
 import { writeFileSync } from 'node:fs'
-import { type About, SECRETS, SECTIONS, UNSUPPORTED } from '../config.ts'
+import { type About, SECRETS, SECTIONS } from '../config.ts'
 import { DENIALS, type DenialRow, isCheck } from '../denial.ts'
 import { DENIAL_HELP } from '../lib/denial-help.ts'
 import { chartFiles } from './chart.ts'
@@ -74,18 +74,6 @@ export function renderConfigurationDoc(): string {
       lines.push(row(`\`${name}\``, form, defaultOf(about), about.requiredIn, about.description))
     }
   }
-  lines.push(
-    '',
-    '## Not supported by this version',
-    '',
-    'These would mislead if they were ignored. When one is set, the gateway does not start.',
-    '',
-    '| Variable | Accepted all the same |',
-    '| --- | --- |',
-    ...Object.entries(UNSUPPORTED).map(([name, harmless]) =>
-      row(`\`${name}\``, harmless && `\`${harmless}\``),
-    ),
-  )
   return `${lines.join('\n')}\n`
 }
 

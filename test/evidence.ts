@@ -32,17 +32,29 @@ const MEMBERS: Readonly<Record<string, readonly [always: string[], sometimes: st
       'result_class',
       'revocation_interrupted',
     ],
-    ['subject_kind', ...ANCHORS, ...ROUTE, ...OBSERVED, ...CUT, 'upstream_status', 'error_kind'],
+    [
+      'subject_kind',
+      'annotations',
+      ...ANCHORS,
+      ...ROUTE,
+      ...OBSERVED,
+      ...CUT,
+      'upstream_status',
+      'error_kind',
+    ],
   ],
   interrupted: [
     [...WHO, 'trace_id', 'upstream_host', 'auth_mode', 'result_class'],
-    ['subject_kind', ...ANCHORS, ...ROUTE, ...OBSERVED],
+    ['subject_kind', 'annotations', ...ANCHORS, ...ROUTE, ...OBSERVED],
   ],
   gateway_request_denied: [
     ['reason', ...WHO, 'gateway_status'],
-    ['subject_kind', 'would_deny', ...OBSERVED, ...ANCHORS, ...CUT],
+    ['subject_kind', 'annotations', 'would_deny', ...OBSERVED, ...ANCHORS, ...CUT],
   ],
-  replay_detected: [['jti', 'resource', 'client_id', 'subject_fp', 'request_id'], ANCHORS],
+  replay_detected: [
+    ['jti', 'resource', 'client_id', 'subject_fp', 'request_id'],
+    ['annotations', ...ANCHORS],
+  ],
 }
 
 /** Fails unless a gateway's event tells what contract section 8 lists for its kind, and nothing else. */

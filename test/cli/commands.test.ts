@@ -83,7 +83,14 @@ async function stackWithBindings(t: Parameters<typeof startStack>[0], text = BIN
 
 const asked = (token: string, path = '/v1/invoices') => [
   'explain',
-  ...['--token', token, '--resource', RESOURCE, '--method', 'GET', '--path', path],
+  '--token',
+  token,
+  '--resource',
+  RESOURCE,
+  '--method',
+  'GET',
+  '--path',
+  path,
 ]
 
 /** What the stack holds that a command must not change. */

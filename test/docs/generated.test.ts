@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { describe, it } from 'node:test'
 import { parseEnv } from 'node:util'
-import { loadConfig, schema, SECTIONS, SECRETS, UNSUPPORTED } from '../../config.ts'
+import { loadConfig, schema, SECTIONS, SECRETS } from '../../config.ts'
 import { renderConfigurationDoc, renderDenialsDoc, renderEnvExample } from '../../scripts/docs.ts'
 
 const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8')
@@ -27,7 +27,7 @@ describe('the documentation', () => {
     const listed = SECTIONS.flatMap(({ variables }) => Object.keys(variables))
     assert.deepEqual(listed, Object.keys(schema.properties))
     const doc = renderConfigurationDoc()
-    for (const name of [...listed, ...Object.keys(UNSUPPORTED)]) {
+    for (const name of listed) {
       assert.equal(doc.split(`\n| \`${name}\` |`).length, 2, name)
     }
     for (const name of SECRETS) assert.ok(doc.includes(`\`${name}\``), name)
