@@ -3,13 +3,13 @@
  */
 import type { FastifyInstance } from 'fastify'
 import { type Config, configWarnings, pem, SHUTDOWN_SHARES } from './config.ts'
-import { createMemoryStore } from './dev/memory-store.ts'
 import { proxyTrust } from './lib/forwarded.ts'
 import { parseKeyValues } from './lib/key-values.ts'
 import { LogOutput } from './lib/log-output.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
 import { listener } from './listener.ts'
 import { type GatewayPlugin, loadPlugins, type NamedPlugin } from './loader.ts'
+import { databaseOptions, storeOptions, stsConnection } from './options.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit/index.ts'
 import bindings from './plugins/bindings.ts'
@@ -33,7 +33,7 @@ import replay from './plugins/replay.ts'
 import revocations from './plugins/revocations/index.ts'
 import service from './plugins/service.ts'
 import stages from './plugins/stages.ts'
-import store from './plugins/store.ts'
+import store, { type Store } from './plugins/store.ts'
 import sts from './plugins/sts.ts'
 import tracing from './plugins/tracing/index.ts'
 import { guarded } from './routes/guarded.ts'
@@ -74,6 +74,12 @@ import './plugins/passage.ts'
 export interface GatewayOptions {
   /** Plugins of your own, loaded in order after those of `GATEWAY_PLUGINS` (contract section 12). */
   readonly plugins?: readonly GatewayPlugin[]
+  /**
+   * In place of what `REDIS_URL` names; closed with the gateway.
+   *
+   * @internal
+   */
+  readonly store?: Store
 }
 
 /** The methods whose handling by Fastify is the gateway's as well. */
@@ -94,7 +100,7 @@ export async function createGateway(
   const output = new LogOutput()
   const app: FastifyInstance = listener(config, output, () => app)
   try {
-    await furnish(app, config, plugins)
+    await furnish(app, config, plugins, options.store)
     output.onDrop = () => app.meters.count('log_lines_dropped')
     return app
   } catch (error) {
@@ -112,6 +118,7 @@ async function furnish(
   app: FastifyInstance,
   config: Config,
   plugins: readonly NamedPlugin[],
+  ownStore: Store | undefined,
 ): Promise<void> {
   for (const warning of configWarnings(config)) app.log.warn(warning)
   // Known to the router, their bodies left alone: what Fastify does with a `QUERY` is not the gateway's to decide.
@@ -151,7 +158,7 @@ async function furnish(
   } else if (config.databaseUrl !== undefined) {
     await app.register(bindingsTable)
   }
-  await app.register(store, storeOptions(config))
+  await app.register(store, ownStore === undefined ? storeOptions(config) : { store: ownStore })
   await app.register(replay)
   await app.register(revocations, {
     hmacKey: config.streamsHmacKey?.reveal(),
@@ -178,11 +185,7 @@ async function furnish(
   })
   await app.register(evidence)
   await app.register(liveRequests)
-  const stsTls = {
-    ca: pem(config.stsCaFile),
-    cert: pem(config.stsCertFile),
-    key: pem(config.stsKeyFile),
-  }
+  const stsTls = stsConnection(config)
   await app.register(jwks, {
     stsUrl: config.stsUrl,
     timeout: config.stsTimeout,
@@ -233,16 +236,6 @@ async function furnish(
   })
 }
 
-function storeOptions(config: Config) {
-  if (config.redisUrl === undefined) return { store: createMemoryStore() }
-  return {
-    url: config.redisUrl.reveal(),
-    ca: pem(config.redisCaFile),
-    dialTimeout: config.redisDialTimeout,
-    readTimeout: config.redisReadTimeout,
-  }
-}
-
 function tracingOptions(config: Config) {
   return {
     endpoint: config.otelExporterOtlpEndpoint,
@@ -253,21 +246,5 @@ function tracingOptions(config: Config) {
     stsUrl: config.stsUrl,
     // Evidence has had its time by then, and the process is to end in time.
     flushTimeout: config.shutdownTimeout * SHUTDOWN_SHARES.traces,
-  }
-}
-
-/** Milliseconds. A snapshot of the revocations has 40 s to be read in: it is fresh for 70 s, and read every 30 s. */
-const STATEMENT_TIMEOUT = 10_000
-
-function databaseOptions(config: Config) {
-  return {
-    url: config.databaseUrl?.reveal(),
-    ca: pem(config.databaseCaFile),
-    maxConnections: config.dbMaxConns,
-    minConnections: config.dbMinConns,
-    connectTimeout: config.dbConnectTimeout,
-    maxLifetime: config.dbMaxConnLifetime,
-    maxIdle: config.dbMaxConnIdle,
-    statementTimeout: STATEMENT_TIMEOUT,
   }
 }

@@ -736,21 +736,24 @@ export function configTexts(source: NodeJS.ProcessEnv): Readonly<Record<string, 
   return readTexts(source, new Report())
 }
 
-/** What it takes to read evidence. */
-export type EvidenceConfig = Pick<
-  Config,
-  'redisCaFile' | 'redisDialTimeout' | 'redisReadTimeout' | 'auditHmacKey' | 'auditReplayDir'
-> & { readonly redisUrl: Secret }
+/** What it takes to use a stream of Redis. */
+export type StreamConfig = Pick<Config, 'redisCaFile' | 'redisDialTimeout' | 'redisReadTimeout'> & {
+  readonly redisUrl: Secret
+}
 
-/** The variables of {@link EvidenceConfig}. */
-const EVIDENCE = [
+/** What it takes to read evidence. */
+export type EvidenceConfig = StreamConfig & Pick<Config, 'auditHmacKey' | 'auditReplayDir'>
+
+/** What it takes to publish a revocation. */
+export type RevocationConfig = StreamConfig & Pick<Config, 'streamsHmacKey'>
+
+/** The variables of {@link StreamConfig}. */
+const STREAM = [
   'CARACAL_MODE',
   'REDIS_URL',
   'REDIS_CA_FILE',
   'REDIS_DIAL_TIMEOUT',
   'REDIS_READ_TIMEOUT',
-  'AUDIT_HMAC_KEY',
-  'AUDIT_REPLAY_DIR',
 ] as const
 
 /**
@@ -759,23 +762,59 @@ const EVIDENCE = [
  * @throws ConfigError with every problem there is
  */
 export function loadEvidenceConfig(source: NodeJS.ProcessEnv): EvidenceConfig {
+  const [env, stream] = readStream(source, ['AUDIT_HMAC_KEY', 'AUDIT_REPLAY_DIR'])
+  return Object.freeze({
+    ...stream,
+    auditHmacKey: env.AUDIT_HMAC_KEY,
+    auditReplayDir: auditReplayDir(env),
+  })
+}
+
+/**
+ * Reads what it takes to publish a revocation, as {@link loadConfig} reads it, and no other variable.
+ *
+ * @throws ConfigError with every problem there is
+ */
+export function loadRevocationConfig(source: NodeJS.ProcessEnv): RevocationConfig {
+  const [env, stream] = readStream(source, ['STREAMS_HMAC_KEY'])
+  return Object.freeze({ ...stream, streamsHmacKey: env.STREAMS_HMAC_KEY })
+}
+
+/**
+ * Reads where the audit replay directory is; `undefined` when there is none.
+ *
+ * @throws ConfigError
+ */
+export function loadReplayDirectory(source: NodeJS.ProcessEnv): string | undefined {
   const report = new Report()
-  const env = readForms(readTexts(source, report, EVIDENCE), report)
-  checkRequired(env, report, EVIDENCE)
+  const env = readForms(readTexts(source, report, ['CARACAL_MODE', 'AUDIT_REPLAY_DIR']), report)
+  if (report.problems.length > 0) throw new ConfigError(report.problems)
+  return auditReplayDir(env)
+}
+
+function readStream(
+  source: NodeJS.ProcessEnv,
+  further: readonly (keyof typeof variables)[],
+): [Env, StreamConfig] {
+  const names = [...STREAM, ...further]
+  const report = new Report()
+  const env = readForms(readTexts(source, report, names), report)
+  checkRequired(env, report, names)
   checkCaFile('REDIS_CA_FILE', env, report)
   const { REDIS_URL } = env
   if (REDIS_URL === undefined && !report.has('REDIS_URL')) {
     report.add('REDIS_URL', 'is required: without it there is no stream; set it')
   }
   if (report.problems.length > 0 || REDIS_URL === undefined) throw new ConfigError(report.problems)
-  return Object.freeze({
-    redisUrl: REDIS_URL,
-    redisCaFile: env.REDIS_CA_FILE,
-    redisDialTimeout: env.REDIS_DIAL_TIMEOUT,
-    redisReadTimeout: env.REDIS_READ_TIMEOUT,
-    auditHmacKey: env.AUDIT_HMAC_KEY,
-    auditReplayDir: auditReplayDir(env),
-  })
+  return [
+    env,
+    {
+      redisUrl: REDIS_URL,
+      redisCaFile: env.REDIS_CA_FILE,
+      redisDialTimeout: env.REDIS_DIAL_TIMEOUT,
+      redisReadTimeout: env.REDIS_READ_TIMEOUT,
+    },
+  ]
 }
 
 function auditReplayDir(env: Env): string | undefined {

@@ -22,8 +22,20 @@ export interface RequestFacts {
   readonly agentSessionId: string | undefined
   readonly delegationEdgeId: string | undefined
   readonly method: string
+  /** Of a request that only an observed resource lets through. */
+  readonly observed?: ObservedOperation | undefined
   /** What plugins have noted. */
   readonly annotations?: Annotations | undefined
+}
+
+/** What it would take to declare a request that an observed resource let through. */
+export interface ObservedOperation {
+  /** The operation's path, ids folded to `:id`; undefined when it is too long to be declared. */
+  readonly path: string | undefined
+  /** The scope that the operation needs, when it is declared. */
+  readonly scope: string | undefined
+  /** The mandate's scopes, separated by spaces. */
+  readonly mandateScope: string
 }
 
 /** Where a request that passed the exchange goes. */
@@ -215,6 +227,9 @@ function requestMetadata(facts: RequestFacts) {
     agent_session_id: facts.agentSessionId,
     delegation_edge_id: facts.delegationEdgeId,
     method: facts.method,
+    operation_path: facts.observed?.path,
+    operation_scope: facts.observed?.scope,
+    mandate_scope: facts.observed?.mandateScope,
     annotations: facts.annotations,
   }
 }

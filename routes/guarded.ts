@@ -29,7 +29,7 @@ export async function guarded(app: FastifyInstance, options: GuardedOptions): Pr
     done()
   })
   await app.tracing?.attend(app)
-  for (const check of requestChecks(app, options)) app.addHook('onRequest', handle(check))
+  for (const { run } of requestChecks(app, options)) app.addHook('onRequest', handle(run))
 
   // Bodies are the upstream's: they stay on the raw request, unread. Fastify refuses by itself a Content-Type that it
   // cannot read (415). It does not get to see any, and what comes after its parsing sees the caller's again.
