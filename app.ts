@@ -58,7 +58,8 @@ export {
   type Enforcement,
   type Operation,
 } from './lib/bindings.ts'
-export { readBindingsFile } from './lib/bindings-file.ts'
+export { type BindingsFile, readBindingsFile } from './lib/bindings-file.ts'
+export type { AuthMode } from './lib/directive.ts'
 export type { Anchors, Mandate } from './lib/mandate.ts'
 export type * from './lib/mandate-claims.ts'
 export type { Secret } from './lib/secret.ts'

@@ -1,6 +1,7 @@
 // Checks that do no work, under the names of those that do: a rung of the ladder runs the real ones as far as it goes, and
 // these for the rest (`substitute.ts`). They establish what the route behind them needs.
 import { denyWithoutIntent as writeIntent } from '../hooks/evidence-unavailable.ts'
+import type { Step } from '../hooks/index.ts'
 import { bearerToken, readBearer } from '../lib/bearer.ts'
 import { type Directive, parseDirective } from '../lib/directive.ts'
 import { type Mandate, mandateOf } from '../lib/mandate.ts'
@@ -48,14 +49,14 @@ export function denyWithoutIntent(): Check {
 }
 
 /** In place of all checks that leave no mark. */
-export function requestChecks(): Check[] {
+export function requestChecks(): Step[] {
   const path = canonicalPath('/v1/x')
   const target = requestTarget('/v1/x')
   const establish: Check = (_request, passage) => {
     passage.target = target
     passage.path = path
   }
-  return [denyInvalidSignature(), establish]
+  return [denyInvalidSignature(), establish].map(run => ({ run, denies: [] }))
 }
 
 /** In place of the step that spends the mandate. */

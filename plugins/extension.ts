@@ -24,7 +24,9 @@ export interface GrantedExchange {
   readonly host: string
   /** How the upstream authenticates the gateway. */
   readonly authMode: AuthMode
+  /** The provider whose credential goes with the request, where the directive names one. */
   readonly providerId: string | undefined
+  /** The connection to that provider. */
   readonly connectionId: string | undefined
 }
 
