@@ -3,12 +3,13 @@
  */
 import type { FastifyInstance } from 'fastify'
 import { type Config, configWarnings, pem, SHUTDOWN_SHARES } from './config.ts'
-import { createMemoryStore } from './dev/memory-store.ts'
 import { proxyTrust } from './lib/forwarded.ts'
 import { parseKeyValues } from './lib/key-values.ts'
 import { LogOutput } from './lib/log-output.ts'
 import { PROXIED_METHODS } from './lib/methods.ts'
 import { listener } from './listener.ts'
+import { type GatewayPlugin, loadPlugins, type NamedPlugin } from './loader.ts'
+import { databaseOptions, storeOptions, stsConnection } from './options.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit/index.ts'
 import bindings from './plugins/bindings.ts'
@@ -20,6 +21,7 @@ import database from './plugins/database.ts'
 import drain from './plugins/drain.ts'
 import egress from './plugins/egress.ts'
 import evidence from './plugins/evidence.ts'
+import extension from './plugins/extension.ts'
 import gauges from './plugins/gauges.ts'
 import liveRequests from './plugins/live-requests.ts'
 import jwks from './plugins/jwks.ts'
@@ -31,15 +33,55 @@ import replay from './plugins/replay.ts'
 import revocations from './plugins/revocations/index.ts'
 import service from './plugins/service.ts'
 import stages from './plugins/stages.ts'
-import store from './plugins/store.ts'
+import store, { type Store } from './plugins/store.ts'
 import sts from './plugins/sts.ts'
 import tracing from './plugins/tracing/index.ts'
 import { guarded } from './routes/guarded.ts'
 import { operator } from './routes/operator.ts'
 
-export { type Config, ConfigError, loadConfig } from './config.ts'
-export { type Check, type CustomDenial, DENIALS, Denial } from './denial.ts'
-export type { Binding, BindingSource, Enforcement, Operation } from './plugins/bindings.ts'
+export { type Config, ConfigError, loadConfig, type Sampling } from './config.ts'
+export {
+  type Check,
+  type CustomDenial,
+  DENIALS,
+  Denial,
+  type DenialOptions,
+  type DenialRow,
+  type LegacyCounter,
+} from './denial.ts'
+export {
+  type Binding,
+  type BindingDefinition,
+  type BindingSet,
+  bindingSet,
+  type BindingSource,
+  type Enforcement,
+  type Operation,
+} from './lib/bindings.ts'
+export { type BindingsFile, readBindingsFile } from './lib/bindings-file.ts'
+export type { AuthMode } from './lib/directive.ts'
+export type { Anchors, Mandate } from './lib/mandate.ts'
+export type * from './lib/mandate-claims.ts'
+export type { Secret } from './lib/secret.ts'
+export type { GatewayPlugin } from './loader.ts'
+export type { GrantedExchange, UpstreamHeaders } from './plugins/extension.ts'
+// What these add to Fastify's types, whoever imports the package is to see.
+import './plugins/bindings.ts'
+import './plugins/extension.ts'
+import './plugins/metrics.ts'
+import './plugins/passage.ts'
+
+/** What is not configuration. */
+export interface GatewayOptions {
+  /** Plugins of your own, loaded in order after those of `GATEWAY_PLUGINS` (contract section 12). */
+  readonly plugins?: readonly GatewayPlugin[]
+  /**
+   * In place of what `REDIS_URL` names; closed with the gateway.
+   *
+   * @internal
+   */
+  readonly store?: Store
+}
 
 /** The methods whose handling by Fastify is the gateway's as well. */
 const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', 'PUT', 'POST']
@@ -47,13 +89,19 @@ const FASTIFY_METHODS = ['GET', 'HEAD', 'TRACE', 'DELETE', 'OPTIONS', 'PATCH', '
 /**
  * A gateway, ready to `listen` or `inject`.
  *
- * @throws Error when it cannot start: Redis or the revocation history is not to be had, or the bindings are broken
+ * @throws Error when it cannot start: Redis or the revocation history is not to be had, the bindings are broken, or a
+ * plugin cannot be loaded or registered
  */
-export async function createGateway(config: Config): Promise<FastifyInstance> {
+export async function createGateway(
+  config: Config,
+  options: GatewayOptions = {},
+): Promise<FastifyInstance> {
+  const embedded = (options.plugins ?? []).map(named)
+  const plugins = [...(await loadPlugins(config.gatewayPlugins)), ...embedded]
   const output = new LogOutput()
   const app: FastifyInstance = listener(config, output, () => app)
   try {
-    await furnish(app, config)
+    await furnish(app, config, plugins, options.store)
     output.onDrop = () => app.meters.count('log_lines_dropped')
     return app
   } catch (error) {
@@ -63,7 +111,16 @@ export async function createGateway(config: Config): Promise<FastifyInstance> {
   }
 }
 
-async function furnish(app: FastifyInstance, config: Config): Promise<void> {
+function named(plugin: GatewayPlugin, index: number): NamedPlugin {
+  return { name: plugin.name || `number ${index + 1}`, plugin }
+}
+
+async function furnish(
+  app: FastifyInstance,
+  config: Config,
+  plugins: readonly NamedPlugin[],
+  ownStore: Store | undefined,
+): Promise<void> {
   for (const warning of configWarnings(config)) app.log.warn(warning)
   // Known to the router, their bodies left alone: what Fastify does with a `QUERY` is not the gateway's to decide.
   for (const method of PROXIED_METHODS) {
@@ -88,6 +145,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     workers: config.workers,
   })
   await app.register(connections, { writeTimeout: config.writeTimeout })
+  await app.register(extension, { maxRequestBytes: config.maxRequestBytes })
   if (config.tlsCertFile !== undefined && config.tlsKeyFile !== undefined) {
     await app.register(certificate, { cert: config.tlsCertFile, key: config.tlsKeyFile })
   }
@@ -101,7 +159,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   } else if (config.databaseUrl !== undefined) {
     await app.register(bindingsTable)
   }
-  await app.register(store, storeOptions(config))
+  await app.register(store, ownStore === undefined ? storeOptions(config) : { store: ownStore })
   await app.register(replay)
   await app.register(revocations, {
     hmacKey: config.streamsHmacKey?.reveal(),
@@ -128,11 +186,7 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
   })
   await app.register(evidence)
   await app.register(liveRequests)
-  const stsTls = {
-    ca: pem(config.stsCaFile),
-    cert: pem(config.stsCertFile),
-    key: pem(config.stsKeyFile),
-  }
+  const stsTls = stsConnection(config)
   await app.register(jwks, {
     stsUrl: config.stsUrl,
     timeout: config.stsTimeout,
@@ -179,17 +233,8 @@ async function furnish(app: FastifyInstance, config: Config): Promise<void> {
     streamIdleTimeout: config.streamIdleTimeout,
     trust: proxyTrust(config.trustProxy),
     now: Date.now,
+    plugins,
   })
-}
-
-function storeOptions(config: Config) {
-  if (config.redisUrl === undefined) return { store: createMemoryStore() }
-  return {
-    url: config.redisUrl.reveal(),
-    ca: pem(config.redisCaFile),
-    dialTimeout: config.redisDialTimeout,
-    readTimeout: config.redisReadTimeout,
-  }
 }
 
 function tracingOptions(config: Config) {
@@ -202,21 +247,5 @@ function tracingOptions(config: Config) {
     stsUrl: config.stsUrl,
     // Evidence has had its time by then, and the process is to end in time.
     flushTimeout: config.shutdownTimeout * SHUTDOWN_SHARES.traces,
-  }
-}
-
-/** Milliseconds. A snapshot of the revocations has 40 s to be read in: it is fresh for 70 s, and read every 30 s. */
-const STATEMENT_TIMEOUT = 10_000
-
-function databaseOptions(config: Config) {
-  return {
-    url: config.databaseUrl?.reveal(),
-    ca: pem(config.databaseCaFile),
-    maxConnections: config.dbMaxConns,
-    minConnections: config.dbMinConns,
-    connectTimeout: config.dbConnectTimeout,
-    maxLifetime: config.dbMaxConnLifetime,
-    maxIdle: config.dbMaxConnIdle,
-    statementTimeout: STATEMENT_TIMEOUT,
   }
 }

@@ -48,6 +48,7 @@ const KINDS = {
   networks: kind('list of addresses and CIDRs', readNetworks),
   proxies: kind('boolean, or list of addresses and CIDRs', readProxies),
   uses: kind('list', readUses),
+  modules: kind('list of modules', readModules),
   boolean: kind('boolean', readBoolean),
   port: kind('integer', text => readInteger(text, 0, 65_535)),
   workers: kind('integer', text => readInteger(text, 1, 64)),
@@ -183,6 +184,10 @@ const service = {
   MAX_EVENT_LOOP_DELAY: variable('timeout', {
     default: '1s',
     description: 'Delay of the event loop above which requests are refused as `overloaded`.',
+  }),
+  GATEWAY_PLUGINS: optional('modules', {
+    description:
+      'Plugins of your own, in the order in which they are loaded: package names, or paths of `.js`, `.mjs` or `.ts` files relative to the working directory (`docs/extending.md`). They are code that sees every request.',
   }),
   SHUTDOWN_DELAY: variable('pause', {
     default: '0s',
@@ -491,14 +496,6 @@ export const SECRETS: readonly string[] = Object.entries<Entry>(schema.propertie
   .filter(([, { secret }]) => secret)
   .map(([name]) => name)
 
-/**
- * Variables of contract section 9 that would mislead if they were ignored, and the one value of each
- * that asks for nothing. Each row goes when its feature comes.
- */
-export const UNSUPPORTED: Readonly<Record<string, string | undefined>> = {
-  GATEWAY_PLUGINS: undefined,
-}
-
 /** `AUDIT_REPLAY_DIR` where there has to be one. */
 const AUDIT_REPLAY_DIR = '/var/lib/caracal/audit-replay'
 
@@ -518,6 +515,8 @@ export interface Config {
   readonly tlsKeyFile?: string | undefined
   /** `TRUST_PROXY`: nobody, everybody, or these addresses and CIDRs. */
   readonly trustProxy: boolean | readonly string[]
+  /** `GATEWAY_PLUGINS`: package names, or paths relative to the working directory. */
+  readonly gatewayPlugins: readonly string[]
   /** `MAX_REQUEST_BYTES`. */
   readonly maxRequestBytes: number
   /** `MAX_IN_FLIGHT`: requests without response headers. */
@@ -576,7 +575,7 @@ export interface Config {
   readonly redisDialTimeout: number
   /** `REDIS_READ_TIMEOUT`, milliseconds. */
   readonly redisReadTimeout: number
-  /** `DATABASE_URL`: {@link parseDatabaseUrl} can read it. */
+  /** `DATABASE_URL`: `parseDatabaseUrl` can read it. */
   readonly databaseUrl?: Secret | undefined
   /** `sslrootcert` of `DATABASE_URL`: path of PEM certificates. */
   readonly databaseCaFile?: string | undefined
@@ -608,7 +607,7 @@ export interface Config {
   readonly metricsBearer?: Secret | undefined
   /** `OTEL_EXPORTER_OTLP_ENDPOINT`: without a slash at its end; unset: nothing is traced. */
   readonly otelExporterOtlpEndpoint?: string | undefined
-  /** `OTEL_EXPORTER_OTLP_HEADERS`: {@link parseKeyValues} can read it. */
+  /** `OTEL_EXPORTER_OTLP_HEADERS`: `parseKeyValues` can read it. */
   readonly otelExporterOtlpHeaders?: Secret | undefined
   /** `OTEL_SERVICE_NAME`. */
   readonly otelServiceName: string
@@ -621,7 +620,13 @@ export interface Config {
 }
 
 /** Which requests are traced: OpenTelemetry's names. */
-export type Sampling = MeaningOf<(typeof traces)['OTEL_TRACES_SAMPLER']>
+export type Sampling =
+  | 'parentbased_always_on'
+  | 'parentbased_always_off'
+  | 'parentbased_traceidratio'
+  | 'always_on'
+  | 'always_off'
+  | 'traceidratio'
 
 /** A configuration that the gateway does not start with. */
 export class ConfigError extends Error {
@@ -644,7 +649,6 @@ export class ConfigError extends Error {
  */
 export function loadConfig(source: NodeJS.ProcessEnv): Config {
   const report = new Report()
-  refuseUnsupported(source, report)
   const env = readForms(readTexts(source, report), report)
   checkRules(env, report)
   if (report.problems.length > 0 || env.STS_URL === undefined) {
@@ -658,6 +662,7 @@ export function loadConfig(source: NodeJS.ProcessEnv): Config {
     tlsCertFile: env.TLS_CERT_FILE,
     tlsKeyFile: env.TLS_KEY_FILE,
     trustProxy: env.TRUST_PROXY,
+    gatewayPlugins: env.GATEWAY_PLUGINS ?? [],
     maxRequestBytes: env.MAX_REQUEST_BYTES,
     maxInFlight: env.MAX_IN_FLIGHT,
     workers: env.WORKERS,
@@ -731,21 +736,24 @@ export function configTexts(source: NodeJS.ProcessEnv): Readonly<Record<string, 
   return readTexts(source, new Report())
 }
 
-/** What it takes to read evidence. */
-export type EvidenceConfig = Pick<
-  Config,
-  'redisCaFile' | 'redisDialTimeout' | 'redisReadTimeout' | 'auditHmacKey' | 'auditReplayDir'
-> & { readonly redisUrl: Secret }
+/** What it takes to use a stream of Redis. */
+export type StreamConfig = Pick<Config, 'redisCaFile' | 'redisDialTimeout' | 'redisReadTimeout'> & {
+  readonly redisUrl: Secret
+}
 
-/** The variables of {@link EvidenceConfig}. */
-const EVIDENCE = [
+/** What it takes to read evidence. */
+export type EvidenceConfig = StreamConfig & Pick<Config, 'auditHmacKey' | 'auditReplayDir'>
+
+/** What it takes to publish a revocation. */
+export type RevocationConfig = StreamConfig & Pick<Config, 'streamsHmacKey'>
+
+/** The variables of {@link StreamConfig}. */
+const STREAM = [
   'CARACAL_MODE',
   'REDIS_URL',
   'REDIS_CA_FILE',
   'REDIS_DIAL_TIMEOUT',
   'REDIS_READ_TIMEOUT',
-  'AUDIT_HMAC_KEY',
-  'AUDIT_REPLAY_DIR',
 ] as const
 
 /**
@@ -754,23 +762,59 @@ const EVIDENCE = [
  * @throws ConfigError with every problem there is
  */
 export function loadEvidenceConfig(source: NodeJS.ProcessEnv): EvidenceConfig {
+  const [env, stream] = readStream(source, ['AUDIT_HMAC_KEY', 'AUDIT_REPLAY_DIR'])
+  return Object.freeze({
+    ...stream,
+    auditHmacKey: env.AUDIT_HMAC_KEY,
+    auditReplayDir: auditReplayDir(env),
+  })
+}
+
+/**
+ * Reads what it takes to publish a revocation, as {@link loadConfig} reads it, and no other variable.
+ *
+ * @throws ConfigError with every problem there is
+ */
+export function loadRevocationConfig(source: NodeJS.ProcessEnv): RevocationConfig {
+  const [env, stream] = readStream(source, ['STREAMS_HMAC_KEY'])
+  return Object.freeze({ ...stream, streamsHmacKey: env.STREAMS_HMAC_KEY })
+}
+
+/**
+ * Reads where the audit replay directory is; `undefined` when there is none.
+ *
+ * @throws ConfigError
+ */
+export function loadReplayDirectory(source: NodeJS.ProcessEnv): string | undefined {
   const report = new Report()
-  const env = readForms(readTexts(source, report, EVIDENCE), report)
-  checkRequired(env, report, EVIDENCE)
+  const env = readForms(readTexts(source, report, ['CARACAL_MODE', 'AUDIT_REPLAY_DIR']), report)
+  if (report.problems.length > 0) throw new ConfigError(report.problems)
+  return auditReplayDir(env)
+}
+
+function readStream(
+  source: NodeJS.ProcessEnv,
+  further: readonly (keyof typeof variables)[],
+): [Env, StreamConfig] {
+  const names = [...STREAM, ...further]
+  const report = new Report()
+  const env = readForms(readTexts(source, report, names), report)
+  checkRequired(env, report, names)
   checkCaFile('REDIS_CA_FILE', env, report)
   const { REDIS_URL } = env
   if (REDIS_URL === undefined && !report.has('REDIS_URL')) {
     report.add('REDIS_URL', 'is required: without it there is no stream; set it')
   }
   if (report.problems.length > 0 || REDIS_URL === undefined) throw new ConfigError(report.problems)
-  return Object.freeze({
-    redisUrl: REDIS_URL,
-    redisCaFile: env.REDIS_CA_FILE,
-    redisDialTimeout: env.REDIS_DIAL_TIMEOUT,
-    redisReadTimeout: env.REDIS_READ_TIMEOUT,
-    auditHmacKey: env.AUDIT_HMAC_KEY,
-    auditReplayDir: auditReplayDir(env),
-  })
+  return [
+    env,
+    {
+      redisUrl: REDIS_URL,
+      redisCaFile: env.REDIS_CA_FILE,
+      redisDialTimeout: env.REDIS_DIAL_TIMEOUT,
+      redisReadTimeout: env.REDIS_READ_TIMEOUT,
+    },
+  ]
 }
 
 function auditReplayDir(env: Env): string | undefined {
@@ -843,14 +887,6 @@ class Report {
 
   has(...names: readonly string[]): boolean {
     return names.some(name => this.#settled.has(name))
-  }
-}
-
-function refuseUnsupported(source: NodeJS.ProcessEnv, report: Report): void {
-  for (const [name, harmless] of Object.entries(UNSUPPORTED)) {
-    if (source[name] && source[name] !== harmless) {
-      report.add(name, 'is not supported by this version; unset it')
-    }
   }
 }
 
@@ -1184,6 +1220,12 @@ function readList(
 function readUses(text: string): readonly string[] | Unfit {
   return readList(text, 'a comma-separated list of gateway, session and resource', entry =>
     ['gateway', 'session', 'resource'].includes(entry) ? entry : undefined,
+  )
+}
+
+function readModules(text: string): readonly string[] | Unfit {
+  return readList(text, 'a comma-separated list of package names and paths', entry =>
+    /^[^\0\s]+$/.test(entry) ? entry : undefined,
   )
 }
 

@@ -245,11 +245,15 @@ export interface DenialOptions {
 export interface CustomDenial extends DenialOptions {
   /** The name of the plugin's check, `^[a-z][a-z0-9_]{0,63}$`. */
   readonly check: string
+  /** HTTP status, 400 to 599. */
   readonly status: number
+  /** Member `error` of the body. */
   readonly error: string
+  /** Member `error_description` of the body. Never holds a token or a claim set. */
   readonly description: string
 }
 
+const DENIAL = Symbol.for('caracal-gateway.denial')
 const CHECK_NAME = /^[a-z][a-z0-9_]{0,63}$/
 
 /**
@@ -268,8 +272,18 @@ export class Denial extends Error {
   readonly error: string
   /** Member `error_description` of the body. */
   readonly description: string
+  /** Further members of the body. */
   readonly members: Readonly<Record<string, unknown>> | undefined
+  /** Response headers that the refusal brings, lower-case names. */
   readonly headers: Readonly<Record<string, string>> | undefined
+
+  /** A plugin may have its own copy of this module: what it throws is a denial all the same. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return value instanceof Error && DENIAL in value
+  }
+
+  /** What every copy of this class knows a denial by. */
+  readonly [DENIAL] = true
 
   constructor(check: Check, options?: DenialOptions)
   constructor(denial: CustomDenial)

@@ -74,7 +74,7 @@ export function endInOrder(app: FastifyInstance, config: Config, notOurs: readon
  * Takes connections from now on.
  *
  * @param told what the log says, of an address; default: Fastify's words
- * @throws Error that names the variables, when the address is not to be had
+ * @throws Error that names the variables, when the address is not to be had; what a plugin's `onReady` hook fails with
  */
 export async function listen(
   app: FastifyInstance,
@@ -88,6 +88,13 @@ export async function listen(
     backlog: BACKLOG,
     ...(told !== undefined && { listenTextResolver: told }),
   }
+  // What a plugin waits for at last fails in its own words.
+  await app.ready().then(
+    () => undefined,
+    (error: unknown) => {
+      if (!end.begun) throw error
+    },
+  )
   await app.listen(address).catch((error: Error) => {
     // Told to stop before it listened.
     if (!end.begun) throw new Error(`HOST and PORT: ${error.message}`)

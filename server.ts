@@ -57,8 +57,10 @@ function leave(): void {
 }
 
 /** A dependency that is away is no programming error: its message is what the operator needs. */
-function startFailed(error: Error): undefined {
-  process.stderr.write(`the gateway cannot start: ${error.message}\n`)
+function startFailed(error: unknown): undefined {
+  process.stderr.write(
+    `the gateway cannot start: ${error instanceof Error ? error.message : String(error)}\n`,
+  )
   process.exit(1)
 }
 

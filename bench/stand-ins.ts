@@ -1,7 +1,7 @@
 // Checks that do no work, under the names of those that do: a rung of the ladder runs the real ones as far as it goes, and
 // these for the rest (`substitute.ts`). They establish what the route behind them needs.
-import type { FastifyInstance } from 'fastify'
 import { denyWithoutIntent as writeIntent } from '../hooks/evidence-unavailable.ts'
+import type { Step } from '../hooks/index.ts'
 import { bearerToken, readBearer } from '../lib/bearer.ts'
 import { type Directive, parseDirective } from '../lib/directive.ts'
 import { type Mandate, mandateOf } from '../lib/mandate.ts'
@@ -49,19 +49,29 @@ export function denyWithoutIntent(): Check {
 }
 
 /** In place of all checks that leave no mark. */
-export function requestChecks(): Check[] {
+export function requestChecks(): Step[] {
   const path = canonicalPath('/v1/x')
   const target = requestTarget('/v1/x')
   const establish: Check = (_request, passage) => {
     passage.target = target
     passage.path = path
   }
-  return [denyInvalidSignature(), establish]
+  return [denyInvalidSignature(), establish].map(run => ({ run, denies: [] }))
 }
 
-/** In place of all that leave one. */
-export function dispatchChecks(_app: FastifyInstance): Check[] {
-  return [denyUnsafeUpstream(), denyWithoutIntent()]
+/** In place of the step that spends the mandate. */
+export function spend(): Check {
+  return denyReplayed()
+}
+
+/** In place of the steps that make an upstream request of it. */
+export function exchangeChecks(): Check[] {
+  return [denyUnsafeUpstream()]
+}
+
+/** In place of the last step before dispatch. */
+export function intend(): Check {
+  return denyWithoutIntent()
 }
 
 function mandateIn(authorization: string | undefined): Mandate {

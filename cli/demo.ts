@@ -10,7 +10,7 @@ import { createGateway } from '../app.ts'
 import { loadConfig } from '../config.ts'
 import { createEcho } from '../dev/echo.ts'
 import { createDevSts, DEV_ISSUER } from '../dev/sts.ts'
-import { type Command, readOptions } from './command.ts'
+import type { Run } from './command.ts'
 
 const HOST = '127.0.0.1'
 const ZONE = 'zone-demo'
@@ -42,24 +42,18 @@ const PORTS = {
 type Part = keyof typeof PORTS
 type Close = () => unknown
 
+/** Where everything is. */
+interface Parts {
+  readonly gateway: string
+  readonly sts: string
+  readonly upstream: string
+  readonly store: 'redis' | 'memory'
+}
+
 /** `caracal-gateway demo`. */
-export const demo: Command = {
-  usage: `usage: caracal-gateway demo
-
-Runs gateway, development STS and echo upstream on loopback until Ctrl-C, and prints a line to try.
-
-  -h, --help  print this
-
-From the environment: DEMO_GATEWAY_PORT (${PORTS.gateway.port}), DEMO_STS_PORT (${PORTS.sts.port}), DEMO_UPSTREAM_PORT (${PORTS.upstream.port}),
-REDIS_URL (a store inside the process), LOG_LEVEL (info).
-
-Exit status: 0 it was stopped, 1 it could not start, 2 usage.
-`,
-  async run(args, env) {
-    readOptions(args, {})
-    // All parts are closed; what a failed start has left behind is not worth waiting for.
-    process.exit(await runDemo(env))
-  },
+export const demo: Run<{ readonly json?: boolean | undefined }> = async ({ json }, env) => {
+  // All parts are closed; what a failed start has left behind is not worth waiting for.
+  process.exit(await runDemo(env, json === true ? JSON.stringify : describe))
 }
 
 /** An error whose message is all that the user needs. */
@@ -73,13 +67,13 @@ class DemoError extends Error {}
  *
  * @returns the exit status: 0 when it was stopped, 1 when it could not start.
  */
-async function runDemo(env: NodeJS.ProcessEnv): Promise<number> {
+async function runDemo(env: NodeJS.ProcessEnv, text: (parts: Parts) => string): Promise<number> {
   const stopped = stopSignal()
   const closers: Close[] = []
   const starting = start(env, closers)
   try {
-    const text = await Promise.race([starting, stopped])
-    if (text !== undefined) process.stdout.write(text)
+    const parts = await Promise.race([starting, stopped])
+    if (parts !== undefined) process.stdout.write(`${text(parts).trimEnd()}\n`)
     await stopped
     return 0
   } catch (error) {
@@ -92,8 +86,8 @@ async function runDemo(env: NodeJS.ProcessEnv): Promise<number> {
   }
 }
 
-/** Starts all parts, front last, and returns what to print. */
-async function start(env: NodeJS.ProcessEnv, closers: Close[]): Promise<string> {
+/** Starts all parts, front last, and returns where they are. */
+async function start(env: NodeJS.ProcessEnv, closers: Close[]): Promise<Parts> {
   const hmacKey = randomKey()
   const directory = mkdtempSync(join(tmpdir(), 'caracal-demo-'))
   closers.push(() => rmSync(directory, { recursive: true, force: true }))
@@ -139,10 +133,10 @@ async function start(env: NodeJS.ProcessEnv, closers: Close[]): Promise<string> 
   await listen('gateway', env, port => app.listen({ port, host: HOST }))
   const gateway = urlOf(app.server.address())
   await untilReady(gateway)
-  return describe({ gateway, sts: sts.url, upstream, store: REDIS_URL ? 'REDIS_URL' : 'memory' })
+  return { gateway, sts: sts.url, upstream, store: REDIS_URL ? 'redis' : 'memory' }
 }
 
-function describe(at: { gateway: string; sts: string; upstream: string; store: string }): string {
+function describe(at: Parts): string {
   const mint = `${at.sts}/mint?resource=${RESOURCE}&scope=demo:read`
   const headers = `-H "Authorization: Bearer $(curl -s '${mint}')" -H 'X-Caracal-Resource: ${RESOURCE}'`
   return `caracal-gateway demo, ready. For this machine alone: anyone who reaches the STS can mint.

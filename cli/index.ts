@@ -3,22 +3,19 @@
 
 import { readFileSync } from 'node:fs'
 import { isSupportedNode, OLDEST_NODE } from '../lib/node-version.ts'
-import { type Command, readOptions, UsageError } from './command.ts'
+import { type Command, UsageError, usageOf } from './command.ts'
+import { COMMANDS } from './commands.ts'
+
+const width = Math.max(...COMMANDS.map(({ name }) => name.length))
 
 const USAGE = `usage: caracal-gateway [command] [--help] [--version]
 
-  (no command)     serve, configured by environment variables
-  demo             gateway, development STS and echo upstream on loopback, with a line to try
-  verify-evidence  whether the audit evidence on disk and in Redis holds
+  ${'(none)'.padEnd(width)}  serve, configured by environment variables
+${COMMANDS.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`).join('\n')}
 
   -h, --help       print this, or what a command takes
   -v, --version    print the version
 `
-
-const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
-  ['demo', async () => (await import('./demo.ts')).demo],
-  ['verify-evidence', async () => (await import('./verify-evidence.ts')).verifyEvidence],
-])
 
 async function main([name, ...args]: string[]): Promise<void> {
   if (!isSupportedNode(process.versions.node)) {
@@ -27,32 +24,35 @@ async function main([name, ...args]: string[]): Promise<void> {
   if (name === undefined || name.startsWith('-')) {
     return withUsage(USAGE, () => withoutCommand(name === undefined ? [] : [name, ...args]))
   }
-  const load = COMMANDS.get(name)
-  if (load === undefined) return fail(`unknown command: ${name}\n\n${USAGE.trimEnd()}`, 2)
-  const command = await load()
-  await withUsage(command.usage, () => runCommand(name, command, args))
+  const command = COMMANDS.find(known => known.name === name)
+  if (command === undefined) return fail(`unknown command: ${name}\n\n${USAGE.trimEnd()}`, 2)
+  await withUsage(usageOf(command), () => runCommand(command, args))
 }
 
 async function withoutCommand(args: string[]): Promise<void> {
-  const { help, version } = readOptions(args, {
-    help: { type: 'boolean', short: 'h' },
-    version: { type: 'boolean', short: 'v' },
-  })
-  if (help) return void process.stdout.write(USAGE)
-  if (version) return void process.stdout.write(`${packageVersion()}\n`)
-  const { serve } = await import('../server.ts')
-  await serve(process.env)
+  const [option, ...more] = args
+  if (option === undefined) {
+    const { serve } = await import('../server.ts')
+    return serve(process.env)
+  }
+  if (more.length === 0 && (option === '--help' || option === '-h')) {
+    return void process.stdout.write(USAGE)
+  }
+  if (more.length === 0 && (option === '--version' || option === '-v')) {
+    return void process.stdout.write(`${packageVersion()}\n`)
+  }
+  throw new UsageError(`Unknown option '${option}'`)
 }
 
-async function runCommand(name: string, command: Command, args: string[]): Promise<void> {
+async function runCommand(command: Command, args: string[]): Promise<void> {
   if (args.includes('--help') || args.includes('-h')) {
-    return void process.stdout.write(command.usage)
+    return void process.stdout.write(usageOf(command))
   }
   try {
     process.exitCode = await command.run(args, process.env)
   } catch (error) {
     if (error instanceof UsageError) throw error
-    fail(`${name}: ${error instanceof Error ? error.message : String(error)}`, 1)
+    fail(`${command.name}: ${error instanceof Error ? error.message : String(error)}`, 1)
   }
 }
 

@@ -2,19 +2,18 @@
 // neither (contract section 13).
 
 import { setFlagsFromString } from 'node:v8'
-import { pino } from 'pino'
-import { type EvidenceConfig, loadEvidenceConfig, pem } from '../config.ts'
+import { type EvidenceConfig, loadEvidenceConfig } from '../config.ts'
 import { compareStreamIds } from '../lib/stream-id.ts'
 import { rangeEnd, rangeStart } from '../lib/stream-range.ts'
 import { hmacKey } from '../lib/stream-signature.ts'
 import { AUDIT_STREAM } from '../plugins/audit/sink.ts'
-import type { Store } from '../plugins/store.ts'
-import { connectRedisStore } from '../plugins/store/redis-store.ts'
-import { type Command, readOptions, UsageError } from './command.ts'
+import { type Run, UsageError } from './command.ts'
 import { Look, type OpenIntent } from './evidence/directory.ts'
 import { type EvidenceCheck, type Finding, Findings } from './evidence/findings.ts'
 import { Proof, SEEN } from './evidence/proof.ts'
 import { type Range, StreamReader } from './evidence/stream.ts'
+import { printable } from './output.ts'
+import { connect } from './store.ts'
 
 const DAY = 24 * 60 * 60 * 1000
 /** What moves on while it is looked at is looked for again. */
@@ -60,46 +59,29 @@ export interface Counts {
   readonly files: number
 }
 
+/** The options of the command. */
+interface Options {
+  readonly dir?: string | undefined
+  readonly since?: string | undefined
+  readonly until?: string | undefined
+  readonly json?: boolean | undefined
+}
+
 /** `caracal-gateway verify-evidence`. */
-export const verifyEvidence: Command = {
-  usage: `usage: caracal-gateway verify-evidence [--dir DIRECTORY] [--since WHEN] [--until WHEN] [--json]
-
-Says whether the audit evidence holds: every intent of the journal has its outcome, every event is well-formed and
-signed, no id stands for two events, no request has two. Reads AUDIT_REPLAY_DIR and a range of the stream
-${AUDIT_STREAM}, while gateways run, and changes nothing.
-
-  --dir DIRECTORY  the replay directory; default: AUDIT_REPLAY_DIR
-  --since WHEN     begin of the range, an RFC 3339 time or a stream id; default: 24 hours ago
-  --until WHEN     its end, included; default: now
-  --json           the verdict as one JSON object
-  -h, --help       print this
-
-From the environment, as the gateway reads them: CARACAL_MODE, REDIS_URL, REDIS_CA_FILE, REDIS_DIAL_TIMEOUT,
-REDIS_READ_TIMEOUT, AUDIT_HMAC_KEY, AUDIT_REPLAY_DIR.
-
-Exit status: 0 all holds, 1 something does not, or could not be read, 2 usage.
-`,
-  async run(args, env) {
-    const values = readOptions(args, {
-      dir: { type: 'string' },
-      since: { type: 'string' },
-      until: { type: 'string' },
-      json: { type: 'boolean' },
-    })
-    const range = {
-      since: bound('since', values.since, rangeStart) ?? `${Date.now() - DAY}-0`,
-      until: bound('until', values.until, rangeEnd),
-    }
-    if (range.until !== undefined && compareStreamIds(range.since, range.until) > 0) {
-      throw new UsageError('--since must not be later than --until')
-    }
-    const config = loadEvidenceConfig(env)
-    // What is read is garbage a moment later: a new space that grew with it would take half as much memory again.
-    setFlagsFromString('--semi-space-growth-factor=1')
-    const verdict = await verify(config, values.dir ?? config.auditReplayDir, range)
-    process.stdout.write(values.json ? `${JSON.stringify(verdict)}\n` : report(verdict))
-    return verdict.holds ? 0 : 1
-  },
+export const verifyEvidence: Run<Options> = async (values, env) => {
+  const range = {
+    since: bound('since', values.since, rangeStart) ?? `${Date.now() - DAY}-0`,
+    until: bound('until', values.until, rangeEnd),
+  }
+  if (range.until !== undefined && compareStreamIds(range.since, range.until) > 0) {
+    throw new UsageError('--since must not be later than --until')
+  }
+  const config = loadEvidenceConfig(env)
+  // What is read is garbage a moment later: a new space that grew with it would take half as much memory again.
+  setFlagsFromString('--semi-space-growth-factor=1')
+  const verdict = await verify(config, values.dir ?? config.auditReplayDir, range)
+  process.stdout.write(values.json ? `${JSON.stringify(verdict)}\n` : report(verdict))
+  return verdict.holds ? 0 : 1
 }
 
 function bound(
@@ -169,16 +151,6 @@ async function verify(
   }
 }
 
-function connect(config: EvidenceConfig): Promise<Store> {
-  const options = {
-    url: config.redisUrl.reveal(),
-    ca: pem(config.redisCaFile),
-    dialTimeout: config.redisDialTimeout,
-    readTimeout: config.redisReadTimeout,
-  }
-  return connectRedisStore(options, pino({ level: 'silent' }))
-}
-
 /**
  * Adds to a look's findings what only shows beside the stream.
  *
@@ -215,13 +187,4 @@ function report({ findings, open, failures, counts, holds }: Verdict): string {
   const summary = Object.entries(counts).map(([name, count]) => `${name} ${count}`)
   lines.push(`${holds ? 'the evidence holds' : `${failed} findings`}: ${summary.join(', ')}`)
   return `${lines.join('\n')}\n`
-}
-
-/** A text that moves no cursor, whoever wrote it. */
-function printable(text: string): string {
-  const plain = text.replaceAll(
-    /[^\x20-\x7e]/g,
-    character => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  )
-  return plain.length > 300 ? `${plain.slice(0, 300)}...` : plain
 }

@@ -17,7 +17,7 @@ const SWEEP_INTERVAL = 30_000
 /** A {@link Store} without a server. It forgets everything with the process. */
 export function createMemoryStore(options: MemoryStoreOptions = {}): Store {
   const { maxClaims = 100_000, maxEntries = 5_000, now = Date.now } = options
-  const claims = new Map<string, number>()
+  const claims = new Map<string, { readonly end: number; readonly value: string }>()
   const streams = new Map<string, StreamEntry[]>()
   const added = new Map<string, number>()
   const waiting = new Set<() => void>()
@@ -25,7 +25,7 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): Store {
 
   const sweep = () => {
     const time = now()
-    for (const [key, end] of claims) if (end <= time) claims.delete(key)
+    for (const [key, { end }] of claims) if (end <= time) claims.delete(key)
   }
   const sweeper = setInterval(sweep, SWEEP_INTERVAL).unref()
 
@@ -47,15 +47,20 @@ export function createMemoryStore(options: MemoryStoreOptions = {}): Store {
     async ping() {
       refuseClosed()
     },
-    async claim(key, _value, milliseconds) {
+    async claim(key, value, milliseconds) {
       refuseClosed()
       const time = now()
-      const end = claims.get(key)
+      const end = claims.get(key)?.end
       if (end !== undefined && end > time) return false
       if (claims.size >= maxClaims) sweep()
       if (claims.size >= maxClaims) throw new Error('the in-process store is full')
-      claims.set(key, time + milliseconds)
+      claims.set(key, { end: time + milliseconds, value })
       return true
+    },
+    async claimed(key) {
+      refuseClosed()
+      const claim = claims.get(key)
+      return claim !== undefined && claim.end > now() ? claim.value : undefined
     },
     async append(stream, batch) {
       if (closed) return batch.map(() => new Error('the in-process store is closed'))

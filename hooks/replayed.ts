@@ -13,7 +13,7 @@ export interface ReplayOptions {
 }
 
 /** Denies a second use of a `jti`; a `session` mandate is not consumed (contract section 3). */
-export function denyReplayed(guard: ReplayGuard, options: ReplayOptions): Check {
+export function denyReplayed(guard: Pick<ReplayGuard, 'claim'>, options: ReplayOptions): Check {
   return async ({ mandate, id, log }, passage) => {
     if (mandate.use === 'session') return
     const stage = options.stages.begin(passage, 'replay')

@@ -20,9 +20,11 @@ export interface Operation {
 
 /** What the gateway knows about one resource of one zone. */
 export interface Binding {
+  /** The zone, as the mandate's `zone_id` has it. */
   readonly zone: string
   /** The resource's identifier, as `X-Caracal-Resource` carries it. */
   readonly resource: string
+  /** What becomes of an operation that is not declared. */
   readonly enforcement: Enforcement
   /** Whether `%2F` is forwarded as it came; true with `transport_uniform` only. */
   readonly preserveEncodedSlash: boolean
@@ -41,6 +43,7 @@ export interface Binding {
 export interface BindingSource {
   /** Whether any binding names the zone. */
   hasZone(zone: string): boolean
+  /** The binding of the resource in the zone. */
   find(zone: string, resource: string): Binding | undefined
   /**
    * Reads anew what is about to be refused: one resource, or, without `resource`, which zones there are. Resolves
@@ -64,18 +67,25 @@ export interface Bindings extends Required<BindingSource> {
 
 /** What a source says about one resource. */
 export interface BindingDefinition {
+  /** The zone's id. */
   readonly zone: string
+  /** The resource's identifier. */
   readonly resource: string
+  /** What becomes of a request for an operation that is not declared. */
   readonly enforcement: Enforcement
+  /** The declared operations. */
   readonly operations: readonly Operation[]
+  /** Whether `%2F` within a path segment stays as it is. */
   readonly preserveEncodedSlash: boolean
-  /** Milliseconds. */
+  /** The longest silence within an answer's body, in milliseconds; `STREAM_IDLE_TIMEOUT` unless given. */
   readonly streamIdleTimeout?: number
 }
 
 /** An immutable set of bindings, found by zone and resource. */
 export interface BindingSet {
+  /** Whether any binding names the zone. */
   hasZone(zone: string): boolean
+  /** The binding of the resource in the zone. */
   find(zone: string, resource: string): Binding | undefined
   /** Number of bindings. */
   readonly size: number

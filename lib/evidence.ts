@@ -1,6 +1,8 @@
 /**
  * Writes what happened to a request as audit events (contract section 8): no token, credential, query or body.
  */
+import { isCheck } from '../denial.ts'
+import type { Annotations } from './annotations.ts'
 import type { AuditEvent } from './audit-event.ts'
 import type { RevocationReceipt } from './revocation-receipt.ts'
 
@@ -20,6 +22,20 @@ export interface RequestFacts {
   readonly agentSessionId: string | undefined
   readonly delegationEdgeId: string | undefined
   readonly method: string
+  /** Of a request that only an observed resource lets through. */
+  readonly observed?: ObservedOperation | undefined
+  /** What plugins have noted. */
+  readonly annotations?: Annotations | undefined
+}
+
+/** What it would take to declare a request that an observed resource let through. */
+export interface ObservedOperation {
+  /** The operation's path, ids folded to `:id`; undefined when it is too long to be declared. */
+  readonly path: string | undefined
+  /** The scope that the operation needs, when it is declared. */
+  readonly scope: string | undefined
+  /** The mandate's scopes, separated by spaces. */
+  readonly mandateScope: string
 }
 
 /** Where a request that passed the exchange goes. */
@@ -91,7 +107,10 @@ export function refusalOutcome(
         ? { status: 'upstream_error', errorKind: 'transport_error' }
         : { status: 'build_failed', errorKind: 'request_build_failed' }
     default:
-      return { status: 'upstream_error', errorKind: 'transport_error' }
+      // A check of a plugin's.
+      return dispatched || isCheck(check)
+        ? { status: 'upstream_error', errorKind: 'transport_error' }
+        : { status: 'upstream_rejected', errorKind: undefined }
   }
 }
 
@@ -179,6 +198,7 @@ export function replayEvent(facts: RequestFacts, jti: string): EvidenceEvent {
       request_id: facts.requestId,
       agent_session_id: facts.agentSessionId,
       delegation_edge_id: facts.delegationEdgeId,
+      annotations: facts.annotations,
     },
   }
 }
@@ -207,5 +227,9 @@ function requestMetadata(facts: RequestFacts) {
     agent_session_id: facts.agentSessionId,
     delegation_edge_id: facts.delegationEdgeId,
     method: facts.method,
+    operation_path: facts.observed?.path,
+    operation_scope: facts.observed?.scope,
+    mandate_scope: facts.observed?.mandateScope,
+    annotations: facts.annotations,
   }
 }

@@ -3,22 +3,25 @@
  */
 import { hash } from 'node:crypto'
 import type { PresentedToken } from './bearer.ts'
-
-/** Claims of a team's own; extend by declaration merging. */
-// oxlint-disable-next-line typescript/no-empty-interface -- an empty interface is what merging needs
-export interface MandateClaims {}
+import type { MandateClaims } from './mandate-claims.ts'
 
 /** The four anchors that a revocation can name, by their claims `sid`, `root_sid`, ... (contract section 6). */
 export interface Anchors {
+  /** The authority record. */
   readonly sid?: string
+  /** The root of that record. */
   readonly rootSid?: string
+  /** The governed session of an agent. */
   readonly agentSessionId?: string
+  /** The delegation. */
   readonly delegationEdgeId?: string
 }
 
 /** A verified mandate. */
 export interface Mandate {
+  /** Claim `zone_id`. */
   readonly zoneId: string
+  /** Claim `client_id`. */
   readonly clientId: string
   /** Claim `jti`; `''` when absent, which a check of its own refuses. */
   readonly jti: string
@@ -28,8 +31,11 @@ export interface Mandate {
   readonly exp: number
   /** Claim `target`; `undefined` when the mandate names none. */
   readonly target: readonly string[] | undefined
+  /** Claim `scope`, taken apart. */
   readonly scopes: ReadonlySet<string>
+  /** Claim `sub_type`, when it is one of these. */
   readonly subjectKind: 'user' | 'application' | undefined
+  /** What a revocation can name of it. */
   readonly anchors: Anchors
   /** All verified claims. */
   readonly claims: Readonly<Record<string, unknown>> & Readonly<MandateClaims>

@@ -19,8 +19,21 @@ export function hasBody(request: IncomingMessage): boolean {
   return request.headers['transfer-encoding'] !== undefined || (length !== undefined && +length > 0)
 }
 
+/** Whether the caller waits before it sends its body. HTTP/1.0 knows no interim answers (RFC 9110 section 10.1.1). */
+export function awaitsContinue({ headers, httpVersion }: IncomingMessage): boolean {
+  return httpVersion !== '1.0' && /(?:^|\W)100-continue(?:$|\W)/i.test(headers.expect ?? '')
+}
+
+/** A body for one upstream request. */
+export interface CallerBody extends Readable {
+  /** Whether the reader waits for bytes that the caller has not sent. */
+  readonly awaitsCaller: boolean
+  /** `performance.now()` when the caller's last byte came, in milliseconds. */
+  readonly endedAt: number | undefined
+}
+
 /** A caller's request body for one upstream request: back-pressure kept, not a byte buffered beyond it. */
-export class RequestBody extends Readable {
+export class RequestBody extends Readable implements CallerBody {
   readonly #source: IncomingMessage
   readonly #limit: number
   #received = 0
@@ -37,12 +50,10 @@ export class RequestBody extends Readable {
     this.on('error', () => {})
   }
 
-  /** Whether the reader waits for bytes that the caller has not sent. */
   get awaitsCaller(): boolean {
     return this.#wanted && this.#endedAt === undefined
   }
 
-  /** `performance.now()` when the caller's last byte came, in milliseconds. */
   get endedAt(): number | undefined {
     return this.#endedAt
   }

@@ -37,7 +37,7 @@ export function routedUrl(url: string): string {
 }
 
 /** The paths that the gateway answers itself (contract section 1). */
-const OWN_PATHS = new Set([
+export const OWN_PATHS: ReadonlySet<string> = new Set([
   '/health',
   '/ready',
   '/metrics',

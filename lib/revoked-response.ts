@@ -7,6 +7,11 @@ import { breakOff } from './caller-connection.ts'
 /** Milliseconds that a caller gets to read the end of its response. */
 const PATIENCE = 1_000
 
+/** RFC 9110 section 6.4.1: an answer that has no body is whole with its headers. */
+export function mayHaveBody(method: string, statusCode: number): boolean {
+  return method !== 'HEAD' && statusCode !== 204 && statusCode !== 304
+}
+
 /** Whether the response is an event stream whose text can be written to: `fetch` shows no trailers. */
 export function isOpenEventStream(response: ServerResponse): boolean {
   return (

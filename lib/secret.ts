@@ -19,10 +19,12 @@ export class Secret {
     return this.#value
   }
 
+  /** `[redacted]`. */
   toString(): string {
     return REDACTED
   }
 
+  /** `[redacted]`. */
   toJSON(): string {
     return REDACTED
   }

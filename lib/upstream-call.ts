@@ -6,7 +6,7 @@
  */
 import { Readable } from 'node:stream'
 import type { Dispatcher } from 'undici'
-import type { RequestBody } from './request-body.ts'
+import type { CallerBody } from './request-body.ts'
 
 /** What goes to the upstream, and within which times. */
 export interface UpstreamRequest {
@@ -16,7 +16,7 @@ export interface UpstreamRequest {
   readonly method: string
   /** Flat list of names and values. */
   readonly headers: string[]
-  readonly body: RequestBody | null
+  readonly body: CallerBody | null
   /** From dispatch to response headers, in milliseconds; longer only while the caller's own body is late. */
   readonly headersTimeout: number
   /** Longest silence within a response body, in milliseconds. */

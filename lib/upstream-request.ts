@@ -2,6 +2,7 @@
  * Builds what goes to the upstream from what came, what was judged, and what the directive says (contract section 5).
  */
 import type { IncomingMessage } from 'node:http'
+import type { AddedHeaders } from './added-headers.ts'
 import type { Directive } from './directive.ts'
 import { clientAddress, clientScheme, type ProxyTrust } from './forwarded.ts'
 import { joinedLines, upstreamHeaders } from './headers.ts'
@@ -19,6 +20,8 @@ export interface UpstreamRequestInput {
   readonly preserveEncodedSlash: boolean
   readonly trace: TraceContext
   readonly trust: ProxyTrust
+  /** What plugins have set. */
+  readonly added?: AddedHeaders | undefined
 }
 
 /** Path and query for the upstream. */
@@ -50,6 +53,7 @@ export function upstreamRequestHeaders(input: UpstreamRequestInput): string[] {
     clientScheme(scheme, peer, joinedLines(headers['x-forwarded-proto']), trust),
   ]
   if (headers.host !== undefined) own.push('X-Forwarded-Host', headers.host)
+  if (input.added !== undefined) own.push(...input.added.except(directive.headers))
   own.push(...directive.headers)
   return upstreamHeaders({
     raw: raw.rawHeaders,

@@ -7,6 +7,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Denial } from '../denial.ts'
 import { loggedReason } from '../lib/log-error.ts'
+import { TransformFailed } from '../lib/rewritten-body.ts'
 
 /** The body of a refusal, and the headers that go with it. */
 export interface RefusalAnswer {
@@ -136,7 +137,10 @@ export function refuse(
   )
   if (passage?.answer !== undefined) {
     // Headers of an answer that broke before its first byte must not colour this one.
-    for (const name of Object.keys(reply.getHeaders())) void reply.removeHeader(name)
+    for (const name of passage.answer.headers.filter((_, index) => index % 2 === 0)) {
+      void reply.removeHeader(name)
+    }
+    void reply.removeHeader('x-caracal-token-expires-in')
     for (const name of reply.raw.getHeaderNames()) reply.raw.removeHeader(name)
   }
   // A caller that waits for `100 Continue` may send its body or not: nobody can tell where the next request begins.
@@ -162,7 +166,12 @@ function logLevel({ check, statusCode }: Denial): 'debug' | 'info' | 'warn' | 'e
 
 /** The upstream had answered, and the answer could not be passed on. */
 function brokenAnswer(error: unknown): Denial {
-  return error instanceof Denial ? error : new Denial('upstream_unreachable', { cause: error })
+  if (error instanceof Denial) return error
+  if (!(error instanceof TransformFailed))
+    return new Denial('upstream_unreachable', { cause: error })
+  return error.cause instanceof Denial
+    ? error.cause
+    : new Denial('internal_error', { cause: error })
 }
 
 export default fp(answers, {

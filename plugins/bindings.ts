@@ -34,7 +34,7 @@ async function bindings(app: FastifyInstance): Promise<void> {
     use(chosen) {
       if (source !== undefined) {
         throw new Error(
-          'there is a source of bindings already: leave out BINDINGS_FILE, or the second source',
+          'there is a source of bindings already: leave out BINDINGS_FILE or DATABASE_URL, or the second source',
         )
       }
       source = chosen

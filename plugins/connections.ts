@@ -28,6 +28,8 @@ export interface ConnectionsOptions {
 
 /** The gateway's view of its callers' connections. */
 export interface Connections {
+  /** Whether paths that look like a proxied one can be a plugin's own, which passes no check. */
+  sharesPaths: boolean
   /** Hands a request on to be served, unless it is none of HTTP/1 or comes after its connection's last answer. */
   take(request: IncomingMessage, response: ServerResponse, serve: Serve): void
   /** Takes a proxied request into care: its body's lateness and broken framing find it. */
@@ -107,6 +109,7 @@ async function connections(
   }
 
   app.decorate('connections', {
+    sharesPaths: false,
     take(request, response, serve) {
       const connection = connectionOf(request.socket)
       // Nobody would get its answer: it must not be executed.
@@ -118,7 +121,13 @@ async function connections(
       }
       const { method = '', url = '', httpVersion } = request
       const served = HTTP_METHODS.has(method) && HTTP_VERSIONS.has(httpVersion)
-      if (served && app.overload.full && stands(connection, request) && isProxiedUrl(url)) {
+      if (
+        served &&
+        app.overload.full &&
+        !app.connections.sharesPaths &&
+        stands(connection, request) &&
+        isProxiedUrl(url)
+      ) {
         return refuseOverloaded(request, response)
       }
       connection.take({ request, response, proxied: undefined }, idleTimeout)
@@ -262,7 +271,10 @@ function interrupt(request: FastifyRequest, response: ServerResponse, denial: De
   const { passage } = request
   response.shouldKeepAlive = false
   if (passage?.call !== undefined) passage.call.abort(denial)
-  else if (passage !== null) passage.interruption ??= denial
+  else if (passage !== null) {
+    passage.interruption ??= denial
+    passage.extension?.body?.cancel(denial)
+  }
 }
 
 export default fp(connections, {

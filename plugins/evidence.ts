@@ -6,6 +6,7 @@ import fp from 'fastify-plugin'
 import {
   deniedEvent,
   interruptedEvent,
+  type ObservedOperation,
   type RequestFacts,
   type RequestOutcome,
   type RequestRoute,
@@ -15,6 +16,7 @@ import {
 } from '../lib/evidence.ts'
 import { loggedReason } from '../lib/log-error.ts'
 import { type Mandate, subjectFingerprint } from '../lib/mandate.ts'
+import { operationPattern } from '../lib/operation-pattern.ts'
 import type { RevocationReceipt } from '../lib/revocation-receipt.ts'
 import { CallerGone } from '../lib/upstream-call.ts'
 import type { Check, Passage, Settle } from './passage.ts'
@@ -58,6 +60,7 @@ async function evidence(app: FastifyInstance): Promise<void> {
     if (denial === undefined) log(request, passage, revocation)
     if (mandate === undefined || UNRECORDED.has(denial?.check ?? '')) return
     const facts = factsOf(request, passage, mandate)
+    if (facts.observed !== undefined) logObserved(request, facts, passage.wouldDeny)
     if (passage.exchange !== undefined) {
       const outcome = requestOutcome(passage, reply, revocation)
       if (outcome.status === 'upstream_error') app.meters.count('upstream_errors')
@@ -133,6 +136,17 @@ function log(
   } else request.log.debug(facts, 'request')
 }
 
+/** Enforced, the operation would be refused: whoever adopts the gateway wants to know before. */
+function logObserved(
+  request: FastifyRequest,
+  { zoneId, clientId, resource, method, observed }: RequestFacts,
+  check: string | undefined,
+): void {
+  const operation = { method, path: observed?.path, scope: observed?.scope }
+  const facts = { would_deny: check, zone: zoneId, client: clientId, resource, ...operation }
+  request.log.info(facts, 'request would be denied')
+}
+
 function requestFacts(request: FastifyRequest, passage: Passage, mandate: Mandate): RequestFacts {
   return {
     requestId: request.id,
@@ -144,6 +158,16 @@ function requestFacts(request: FastifyRequest, passage: Passage, mandate: Mandat
     agentSessionId: mandate.anchors.agentSessionId,
     delegationEdgeId: mandate.anchors.delegationEdgeId,
     method: request.method,
+    observed: passage.wouldDeny && observedOperation(passage, mandate),
+    annotations: passage.extension?.annotations,
+  }
+}
+
+function observedOperation({ operation, path }: Passage, mandate: Mandate): ObservedOperation {
+  return {
+    path: operation?.path ?? operationPattern(path?.decoded ?? ''),
+    scope: operation?.scope,
+    mandateScope: [...mandate.scopes].join(' '),
   }
 }
 
@@ -182,8 +206,14 @@ function endOf(
 ): Pick<RequestOutcome, 'status' | 'errorKind'> {
   const { denial, call, answer } = passage
   if (denial !== undefined) return refusalOutcome(denial.check, passage.dispatched)
-  if (answer === undefined) return { status: 'upstream_error', errorKind: 'transport_error' }
-  return reply.raw.writableFinished && call?.failed === false
+  if (answer === undefined) {
+    // A plugin's hook has answered instead.
+    return call === undefined && reply.raw.headersSent
+      ? { status: 'upstream_rejected', errorKind: undefined }
+      : { status: 'upstream_error', errorKind: 'transport_error' }
+  }
+  const cutShort = passage.extension?.rewritten?.cutShort === true
+  return reply.raw.writableFinished && call?.failed === false && !cutShort
     ? { status: 'executed', errorKind: undefined }
     : { status: 'upstream_error', errorKind: 'response_copy_failed' }
 }

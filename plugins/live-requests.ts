@@ -7,7 +7,12 @@ import fp from 'fastify-plugin'
 import { Denial } from '../denial.ts'
 import { anchorClaim, LiveIndex } from '../lib/live-index.ts'
 import { RevocationReceipt } from '../lib/revocation-receipt.ts'
-import { endRevoked, isOpenEventStream, revokedEvent } from '../lib/revoked-response.ts'
+import {
+  endRevoked,
+  isOpenEventStream,
+  mayHaveBody,
+  revokedEvent,
+} from '../lib/revoked-response.ts'
 import type { UpstreamCall } from '../lib/upstream-call.ts'
 import type { Check, Passage } from './passage.ts'
 
@@ -130,15 +135,21 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
     const { answer, call, interruption } = passage
     // Over, or refused already: there is nothing left to end.
     if (passage.closed || passage.denial !== undefined || interruption === undefined) return
-    if (call === undefined) passage.abandon()
-    else if (answer === undefined) call.abort(interruption)
+    const rewritten = passage.extension?.rewritten
+    if (call === undefined) {
+      // The answer of a plugin's own route, under way.
+      if (passage.own && reply.raw.headersSent) reply.raw.destroy()
+      else passage.abandon()
+    } else if (answer === undefined) call.abort(interruption)
     // All of it is on its way, or a team's hook still looks at it.
-    else if (Buffer.isBuffer(answer.body)) {
+    else if (Buffer.isBuffer(answer.body) && rewritten === undefined) {
       if (!reply.raw.headersSent) reply.raw.destroy()
     }
     // Fastify makes a refusal of a body that fails before the headers are out.
-    else if (!reply.raw.headersSent) answer.body.destroy(interruption)
-    else if (mayHaveBody(request, answer.statusCode)) cutBody(live, call, interruption)
+    else if (!reply.raw.headersSent) {
+      if (rewritten !== undefined) rewritten.destroy(interruption)
+      else if (!Buffer.isBuffer(answer.body)) answer.body.destroy(interruption)
+    } else if (mayHaveBody(request.method, answer.statusCode)) cutBody(live, call, interruption)
   }
 
   function cutBody({ request, passage, reply }: Live, call: UpstreamCall, refusal: Denial): void {
@@ -148,18 +159,18 @@ async function liveRequests(app: FastifyInstance): Promise<void> {
     passage.revocation?.stamp(Date.now())
     app.meters.count('streams_revoked')
     calls.push(call)
-    call.cut(() => {
+    const rewritten = passage.extension?.rewritten
+    rewritten?.cut()
+    const end = () => {
       const { error, description } = refusal
       const facts = { error, error_description: description, requestId: request.id }
       const event = isOpenEventStream(raw) ? revokedEvent(lastByte, facts) : undefined
       endRevoked(raw, event, bytes => call.drop(bytes))
-    })
+    }
+    // Of an answer that came at once nothing is left but what the plugins make of it.
+    if (Buffer.isBuffer(passage.answer?.body)) end()
+    else call.cut(end)
   }
-}
-
-/** RFC 9110 section 6.4.1: an answer that has no body is whole with its headers. */
-function mayHaveBody({ method }: FastifyRequest, statusCode: number): boolean {
-  return method !== 'HEAD' && statusCode !== 204 && statusCode !== 304
 }
 
 export default fp(liveRequests, {

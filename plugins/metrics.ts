@@ -5,7 +5,7 @@
  */
 import client, { type Histogram, type Metric, type Registry } from '@prometheus-io/client'
 import type { FastifyInstance } from 'fastify'
-import fastifyMetrics from 'fastify-metrics'
+import fastifyMetrics, { type IFastifyMetrics } from 'fastify-metrics'
 import fp from 'fastify-plugin'
 import { DENIALS, isCheck } from '../denial.ts'
 import type { Aggregator, Family } from '../lib/metric-families.ts'
@@ -15,6 +15,14 @@ declare module 'fastify' {
     meters: Meters
   }
 }
+
+// fastify-metrics says what `app.metrics` is. Here it is this gateway's registry as well (contract section 12).
+declare module 'fastify-metrics' {
+  interface IFastifyMetrics extends Registry {}
+}
+
+/** Where fastify-metrics puts its own object. */
+const FASTIFY_METRICS = 'fastifyMetrics'
 
 const PREFIX = 'caracal_gateway_'
 
@@ -116,6 +124,14 @@ export interface MetricsOptions {
   readonly exemplars?: boolean
 }
 
+/** A registry as `app.metrics`. It outlives its gateway, of which it must hold nothing by then. */
+function offered(registry: Registry, held: { readonly own: IFastifyMetrics | undefined }) {
+  return Object.assign(registry, {
+    client,
+    initMetricsInRegistry: () => held.own?.initMetricsInRegistry(),
+  })
+}
+
 /** What was counted since a counter was last read: the library takes ten times as long to add one. */
 class Tally {
   #count = 0
@@ -137,11 +153,17 @@ async function metrics(app: FastifyInstance, options: MetricsOptions): Promise<v
   await app.register(fastifyMetrics.default, {
     endpoint: null,
     promClient: client,
+    name: FASTIFY_METRICS,
     defaultMetrics: { enabled: true, register: registry },
     routeMetrics: { enabled: false },
   })
+  const held = { own: app.getDecorator<IFastifyMetrics | undefined>(FASTIFY_METRICS) }
+  app.decorate('metrics', offered(registry, held))
   // Node.js keeps what observes its collections for as long as it runs, and with it the registry.
-  app.addHook('onClose', async () => registry.clear())
+  app.addHook('onClose', async () => {
+    held.own = undefined
+    registry.clear()
+  })
   const registers = [registry]
   const counted = new Map<CounterName, Tally>()
   for (const [name, help] of Object.entries(COUNTERS)) {

@@ -14,6 +14,7 @@ import type { TraceContext } from '../lib/trace.ts'
 import type { UpstreamCall, UpstreamResponse } from '../lib/upstream-call.ts'
 import type { Intent } from './audit/index.ts'
 import type { Binding, Operation } from './bindings.ts'
+import type { Extension } from './extension.ts'
 import type { Stage } from './metrics.ts'
 import type { Exchange } from './sts.ts'
 import type { RequestSpans } from './tracing/index.ts'
@@ -28,7 +29,7 @@ declare module 'fastify' {
     readonly binding: Binding | undefined
     /** The declared operation that the request matches; `undefined` on resources that enforce none. */
     readonly operation: Operation | undefined
-    /** The gateway's own record of a proxied request; `null` on routes that are not proxied. */
+    /** The gateway's own record of a request that passes the checks; `null` on routes that pass none. */
     passage: Passage | null
   }
 }
@@ -61,6 +62,10 @@ export class Passage {
   exchange: Exchange | undefined
   facts: DirectiveFacts | undefined
   directive: Directive | undefined
+  /** Whether a plugin's own route answers it, which is not proxied. */
+  own = false
+  /** What plugins have asked for; undefined as long as they have not. */
+  extension: Extension | undefined
   /** What every event of the request tells of it, once one was written. */
   requestFacts: RequestFacts | undefined
   /** The journal's word that the request is about to be dispatched. */
@@ -107,6 +112,7 @@ export class Passage {
   /** Ends the wait for a check at once, and what it waits for. */
   abandon(): void {
     this.endWait?.()
+    this.extension?.abandon(this.interruption)
     this.cancelWait?.(this.interruption)
   }
 }
@@ -127,11 +133,17 @@ export type Settle = (request: FastifyRequest, passage: Passage, reply: FastifyR
  * A request whose caller has gone in the meantime goes no further: nothing is spent or sent for nobody.
  *
  * @param onDecided called when a check has decided after the caller went: the request's evidence is due now
+ * @param isOpen whether a request without a passage is for a route that passes no check; default: none is
  */
-export function hook(check: Check, onDecided: Settle) {
+export function hook(
+  check: Check,
+  onDecided: Settle,
+  isOpen: (request: FastifyRequest) => boolean = () => false,
+) {
   return (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void): void => {
     const { passage } = request
     if (passage === null) {
+      if (isOpen(request)) return done()
       done(new Error('a check ran on a request without a passage'))
       return
     }
@@ -166,17 +178,21 @@ export function hook(check: Check, onDecided: Settle) {
 }
 
 /** Fastify takes a check that throws nothing, or `null`, for one that consents. */
-function failure(thrown: unknown): Error {
+export function failure(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new Error('a check failed', { cause: thrown })
 }
 
-/** The passage of a proxied request. @throws Error on any other route */
+/** The passage of a request that passes the checks. @throws Error on any other route */
 export function passageOf(request: FastifyRequest): Passage {
-  if (request.passage === null) throw new Error('this route is not proxied')
+  if (request.passage === null)
+    throw new Error(
+      'this route is not proxied and passes no check: set `config: { protected: true }`',
+    )
   return request.passage
 }
 
-function granted<T>(value: T | undefined, name: string): T {
+/** @throws Error when the value is not there yet */
+export function granted<T>(value: T | undefined, name: string): T {
   if (value === undefined) throw new Error(`request.${name} is not established yet`)
   return value
 }

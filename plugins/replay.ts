@@ -13,6 +13,8 @@ export interface ReplayGuard {
    * @param millisecondsLeft until the token's `exp`; the claim is kept that long, at least 1 ms
    */
   claim(jti: string, requestId: string, millisecondsLeft: number): Promise<boolean>
+  /** The request that claimed this `jti`; undefined when none has. Claims nothing; rejects as `claim` does. */
+  claimedBy(jti: string): Promise<string | undefined>
 }
 
 declare module 'fastify' {
@@ -37,6 +39,7 @@ async function replayPlugin(app: FastifyInstance): Promise<void> {
       }
       return app.store.claim(replayKey(jti), requestId, milliseconds)
     },
+    claimedBy: jti => app.store.claimed(replayKey(jti)),
   }
   app.decorate('replay', guard)
 }

@@ -18,6 +18,8 @@ export interface Store {
    * @param milliseconds life of the key, an integer of 1 or more
    */
   claim(key: string, value: string, milliseconds: number): Promise<boolean>
+  /** The value that the key was claimed with; undefined while it is not. Changes nothing. */
+  claimed(key: string): Promise<string | undefined>
   /** Adds the entries in order; one result for each, undefined when it was added. Never rejects. */
   append(
     stream: string,

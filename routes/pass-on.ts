@@ -55,6 +55,21 @@ export function sendBody(app: FastifyInstance, request: FastifyRequest, reply: F
   if (!request.raw.complete) void reply.removeHeader('connection')
   // Written together with its headers, at once: there is nothing to cut or to wait for.
   if (Buffer.isBuffer(answer.body)) return void reply.send(answer.body)
+  attendBody(app, request, reply)
+  void reply.send(answer.body)
+}
+
+/**
+ * Sees to a body that will be piped to the caller: it counts as an open stream, and its headers go out at once, unless the
+ * whole of it is there already.
+ */
+export function attendBody(
+  app: FastifyInstance,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): void {
+  const { raw } = reply
+  const passage = passageOf(request)
   raw.once('pipe', source => {
     app.liveRequests.open(reply)
     // What a cut stream ends with depends on whether a line is under way.
@@ -63,11 +78,11 @@ export function sendBody(app: FastifyInstance, request: FastifyRequest, reply: F
         passage.lastByte = chunk.at(-1) ?? passage.lastByte
       })
     }
+    if (Buffer.isBuffer(passage.answer?.body)) return
     // Headers go out although no byte of a body may come for minutes; with one at hand they go out together.
     setImmediate(() => {
       // Not `flushHeaders`, which writes them as UTF-8: their bytes go on as they came.
       if (!raw.headersSent && !raw.destroyed) raw.write('', 'latin1')
     })
   })
-  void reply.send(answer.body)
 }

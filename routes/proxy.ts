@@ -6,7 +6,14 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Denial } from '../denial.ts'
 import type { ProxyTrust } from '../lib/forwarded.ts'
 import { PROXIED_METHODS } from '../lib/methods.ts'
-import { BodyTooLarge, hasBody, RequestBody } from '../lib/request-body.ts'
+import { KnownBody } from '../lib/held-body.ts'
+import {
+  awaitsContinue,
+  BodyTooLarge,
+  type CallerBody,
+  hasBody,
+  RequestBody,
+} from '../lib/request-body.ts'
 import { HeadersTimeout, UpstreamCall, type UpstreamRequest } from '../lib/upstream-call.ts'
 import { upstreamRequestHeaders, upstreamTarget } from '../lib/upstream-request.ts'
 import { UnsafeAddress } from '../plugins/egress.ts'
@@ -25,20 +32,27 @@ export interface ProxyOptions {
 /** reply-from wants a source to build a URL from; the call brings its own. */
 const NO_SOURCE = '/'
 
+const CATCH_ALL = '/*'
+
 /** The catch-all route; registered in the scope that holds the checks. */
 export async function proxy(app: FastifyInstance, options: ProxyOptions): Promise<void> {
   app.route({
-    method: [...PROXIED_METHODS],
-    url: '/*',
+    // What a plugin has taken for itself, `OPTIONS` say, is its own to answer.
+    method: PROXIED_METHODS.filter(method => !app.hasRoute({ method, url: CATCH_ALL })),
+    url: CATCH_ALL,
     handler(request, reply) {
       const passage = passageOf(request)
       // What a revocation or a broken body found between two steps.
       if (passage.interruption !== undefined) throw passage.interruption
+      // Gone while a plugin's hook looked at the request.
+      if (passage.closed) return reply
       // Begun before the request is built: its span is the parent that the request names.
       const stage = app.stages.begin(passage, 'upstream')
       passage.trace = stage.trace ?? passage.trace
       const upstream = measured(stage, () => buildRequest(request, passage, options))
-      if (awaitsContinue(request.raw)) reply.raw.writeContinue()
+      if (awaitsContinue(request.raw) && passage.extension?.continued !== true) {
+        reply.raw.writeContinue()
+      }
       app.meters.count('requests_allowed')
       app.overload.dispatched(passage)
       void reply.from(NO_SOURCE, {
@@ -100,6 +114,7 @@ function buildRequest(
     preserveEncodedSlash: binding?.preserveEncodedSlash === true,
     trace,
     trust: options.trust,
+    added: passage.extension?.headers,
   }
   try {
     return {
@@ -107,13 +122,21 @@ function buildRequest(
       path: upstreamTarget(input),
       method: request.method,
       headers: upstreamRequestHeaders(input),
-      body: hasBody(raw) ? new RequestBody(raw, options.maxRequestBytes) : null,
+      body: hasBody(raw) ? bodyOf(raw, passage, options.maxRequestBytes) : null,
       headersTimeout: options.upstreamTimeout,
       idleTimeout: binding?.streamIdleTimeout ?? options.streamIdleTimeout,
     }
   } catch (cause) {
     throw new Denial('request_build_failed', { cause })
   }
+}
+
+/** The caller's body as it comes, or as a plugin has read it already. */
+function bodyOf(raw: IncomingMessage, { extension }: Passage, limit: number): CallerBody {
+  if (extension?.body === undefined) return new RequestBody(raw, limit)
+  const { known } = extension.body
+  if (known === undefined) throw new Error('a body that a plugin reads is not there yet')
+  return new KnownBody(known)
 }
 
 /** Names what went wrong on the way to an upstream's response headers. */
@@ -129,9 +152,4 @@ function upstreamDenial(cause: Error, passage: Passage): Denial {
     return new Denial('request_build_failed', { cause })
   }
   return new Denial('upstream_unreachable', { cause })
-}
-
-/** Whether the caller waits before it sends its body. HTTP/1.0 knows no interim answers (RFC 9110 section 10.1.1). */
-function awaitsContinue({ headers, httpVersion }: IncomingMessage): boolean {
-  return httpVersion !== '1.0' && /(?:^|\W)100-continue(?:$|\W)/i.test(headers.expect ?? '')
 }

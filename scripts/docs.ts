@@ -1,9 +1,11 @@
 // Guarantees that what operators read of the configuration is what the schema says: writes
-// `.env.example` and `docs/configuration.md` from it, and what the Helm chart repeats. `test/docs.test.ts` and
+// `.env.example` and `docs/configuration.md` from it, `docs/denials.md` from the checks, and what the Helm chart repeats. `test/docs/generated.test.ts` and
 // `test/deploy/chart.test.ts` fail when they differ.
 
 import { writeFileSync } from 'node:fs'
-import { type About, SECRETS, SECTIONS, UNSUPPORTED } from '../config.ts'
+import { type About, SECRETS, SECTIONS } from '../config.ts'
+import { DENIALS, type DenialRow, isCheck } from '../denial.ts'
+import { DENIAL_HELP } from '../lib/denial-help.ts'
 import { chartFiles } from './chart.ts'
 
 const WIDTH = 100
@@ -72,18 +74,54 @@ export function renderConfigurationDoc(): string {
       lines.push(row(`\`${name}\``, form, defaultOf(about), about.requiredIn, about.description))
     }
   }
-  lines.push(
+  return `${lines.join('\n')}\n`
+}
+
+const MANDATE = {
+  unspent: 'can still be used',
+  spent: 'is spent',
+  either: 'may be spent',
+} as const
+
+/** The text of `docs/denials.md`. */
+export function renderDenialsDoc(): string {
+  const checks = Object.keys(DENIALS).filter(isCheck)
+  const lines = [
+    '<!-- Written by `npm run docs` from denial.ts and lib/denial-help.ts; edit those. -->',
     '',
-    '## Not supported by this version',
+    '# Denials',
     '',
-    'These would mislead if they were ignored. When one is set, the gateway does not start.',
+    'Every check of the gateway, in the order in which they run. A check has one name: in the log',
+    '(`check`), in the metric `denials_total{check}`, in the evidence, and here. The caller sees',
+    'status, `error` and `error_description`; the `requestId` of the answer finds the log line that',
+    'names the check.',
     '',
-    '| Variable | Accepted all the same |',
-    '| --- | --- |',
-    ...Object.entries(UNSUPPORTED).map(([name, harmless]) =>
-      row(`\`${name}\``, harmless && `\`${harmless}\``),
-    ),
-  )
+    'Whether a call can have happened, the answer says itself: `dispatched` is `no` until the first',
+    'byte goes to the upstream, and `unknown` from then on. Whether the mandate can be used again is',
+    'said below. Checks whose status or words vary have the usual ones here.',
+    '',
+    '| Check | Status | `error` | `error_description` | The mandate |',
+    '| --- | --- | --- | --- | --- |',
+    ...checks.map(check => {
+      const { status, error, description }: DenialRow = DENIALS[check]
+      const mandate = MANDATE[DENIAL_HELP[check].mandate]
+      const link = `[\`${check}\`](#${check})`
+      return row(link, String(status), `\`${error}\``, description, mandate)
+    }),
+  ]
+  for (const check of checks) {
+    const { status, error, description }: DenialRow = DENIALS[check]
+    const { cause, cure, mandate } = DENIAL_HELP[check]
+    lines.push(
+      '',
+      `## ${check}`,
+      '',
+      `${status} \`${error}\`, "${description}". The mandate ${MANDATE[mandate]}.`,
+      '',
+      `- **Cause**: ${cause}`,
+      `- **Cure**: ${cure}`,
+    )
+  }
   return `${lines.join('\n')}\n`
 }
 
@@ -112,5 +150,6 @@ function comment(text: string): string[] {
 if (import.meta.main) {
   writeFileSync(new URL('../.env.example', import.meta.url), renderEnvExample())
   writeFileSync(new URL('../docs/configuration.md', import.meta.url), renderConfigurationDoc())
+  writeFileSync(new URL('../docs/denials.md', import.meta.url), renderDenialsDoc())
   for (const { file, text } of chartFiles()) writeFileSync(file, text)
 }

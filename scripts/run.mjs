@@ -2,7 +2,16 @@
 // It must itself run on Node.js 18, without any dependency.
 
 import { spawn, spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs'
 import { basename, delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -12,7 +21,7 @@ const WINDOWS = process.platform === 'win32'
 const OLDEST_NODE = [24, 12]
 const PARENT_CHECK_INTERVAL = 200
 const TEST = ['--test', '--test-concurrency=2', '--test-timeout=120000']
-const TESTS = 'test/**/*.test.ts'
+const TESTS = ['test/**/*.test.ts', 'examples/*/*.test.ts']
 const DEPLOY_CHECKS = 'test/deploy/*.check.ts'
 const ENV_FILE = '--env-file-if-exists=.env'
 const COVER = ['--experimental-test-coverage', '--test-coverage-exclude=test/**']
@@ -61,7 +70,15 @@ const TASKS = {
     tool('oxlint', '--type-aware', '--fix')
     tool('biome', 'format', '--write')
   },
+  api: () => {
+    build()
+    return node('scripts/api.ts')
+  },
   docs: () => node('scripts/docs.ts'),
+  'docs:check': () => {
+    buildIfStale()
+    return node('scripts/docs-check.ts')
+  },
   bench: () => bench('index'),
   'bench:audit': () => bench('audit'),
   'bench:guard': () => bench('guard'),
@@ -74,9 +91,14 @@ const TASKS = {
   cover: () => {
     ensureServers()
     build()
-    return node(...TEST, ...COVER, TESTS)
+    return node(...TEST, ...COVER, ...TESTS)
   },
   verify,
+  'test:examples': () => {
+    ensureServers()
+    buildIfStale()
+    return node(...TEST, `examples/${process.argv[3] ?? '*'}/*.test.ts`)
+  },
   'test:deploy': async () => {
     const { ensureDeployTools } = await import('./deploy-tools.mjs')
     const missing = ensureDeployTools(join(ROOT, '.cache', 'deploy-tools'), say)
@@ -99,7 +121,7 @@ async function verify() {
   TASKS.lint()
   TASKS.check()
   build()
-  await node(...TEST, TESTS)
+  await node(...TEST, ...TESTS)
   await node('bench/guard.ts')
 }
 
@@ -122,6 +144,14 @@ function newestIn(path) {
   const stats = statSync(path)
   if (!stats.isDirectory()) return stats.mtimeMs
   return Math.max(stats.mtimeMs, ...readdirSync(path).map(name => newestIn(join(path, name))))
+}
+
+/** Lets the examples find the gateway as packages of their own would: below a package.json, Node.js looks no further up. */
+function linkExamples() {
+  const link = join(ROOT, 'examples', 'node_modules', 'caracal-gateway')
+  if (existsSync(link)) return
+  mkdirSync(dirname(link), { recursive: true })
+  symlinkSync(ROOT, link, 'junction')
 }
 
 /** Installs the locked packages unless exactly they are there. */
@@ -278,6 +308,7 @@ if (!Object.hasOwn(TASKS, name)) {
   fail(`usage: node scripts/run.mjs <${Object.keys(TASKS).join('|')}>`)
 }
 ensurePackages()
+linkExamples()
 const NODE = findNode()
 process.env.PATH = [dirname(NODE), BIN, process.env.PATH].join(delimiter)
 await TASKS[name]()

@@ -16,7 +16,6 @@ import {
   loadConfig,
   schema,
   SECRETS,
-  UNSUPPORTED,
   workerShare,
 } from '../config.ts'
 import { formatDuration } from '../lib/duration.ts'
@@ -121,6 +120,7 @@ describe('loadConfig: what is required', () => {
         tlsCertFile: undefined,
         tlsKeyFile: undefined,
         trustProxy: false,
+        gatewayPlugins: [],
         maxRequestBytes: 10_485_760,
         maxInFlight: 1000,
         workers: 1,
@@ -202,7 +202,7 @@ describe('loadConfig: what is required', () => {
   })
 
   it('takes an empty string as unset, for every variable', () => {
-    const names = [...Object.keys(schema.properties), ...Object.keys(UNSUPPORTED)]
+    const names = Object.keys(schema.properties)
     const empty = Object.fromEntries(
       names.flatMap(name => [
         [name, ''],
@@ -658,17 +658,14 @@ describe('loadConfig: each variable', () => {
     assert.deepEqual(loadConfig({ ...STABLE, ...env }), loadConfig(STABLE))
   })
 
-  for (const [name, harmless] of Object.entries(UNSUPPORTED)) {
-    it(`refuses ${name}, which this version does not support`, () => {
-      for (const base of [DEV, STABLE]) {
-        assert.deepEqual(problems({ ...base, [name]: '2' }), [
-          `${name} is not supported by this version; unset it`,
-        ])
-        assert.deepEqual(problems({ ...base, [name]: '' }), [])
-        if (harmless) assert.deepEqual(problems({ ...base, [name]: harmless }), [])
-      }
-    })
-  }
+  it('takes plugins as a list of packages and paths', () => {
+    const read = (text: string) => loadConfig({ ...DEV, GATEWAY_PLUGINS: text }).gatewayPlugins
+    assert.deepEqual(read('@team/limit, ./plugins/hours.ts'), ['@team/limit', './plugins/hours.ts'])
+    assert.deepEqual(loadConfig(DEV).gatewayPlugins, [])
+    assert.deepEqual(problems({ ...DEV, GATEWAY_PLUGINS: './a.ts ./b.ts' }), [
+      'GATEWAY_PLUGINS must be a comma-separated list of package names and paths; look at entry 1',
+    ])
+  })
 })
 
 describe('loadConfig: rules across variables', () => {
@@ -1090,7 +1087,7 @@ describe('loadConfig: what it says', () => {
 
   it('shows the text of no variable, whatever is set to it', () => {
     const canary = 'cAnArY-7d3e'
-    const names = [...Object.keys(schema.properties), ...Object.keys(UNSUPPORTED)]
+    const names = Object.keys(schema.properties)
     for (const text of [
       canary,
       ` ${canary}`,
@@ -1146,7 +1143,7 @@ describe('loadConfig: what it says', () => {
   })
 
   it('throws nothing but a ConfigError, whatever the texts are', () => {
-    const names = [...Object.keys(schema.properties), ...Object.keys(UNSUPPORTED)]
+    const names = Object.keys(schema.properties)
     const text = fc.oneof(
       fc.string({ unit: 'binary' }),
       fc.constantFrom('http://[', 'redis://[', '1.2.3.4/', '::/', '..', '/', '1h', '0', 'dev'),

@@ -18,6 +18,7 @@ const ROUTE = [
   'connection_id',
   'would_deny',
 ]
+const OBSERVED = ['operation_path', 'operation_scope', 'mandate_scope']
 const CUT = ['revoked_anchor', 'revocation_latency_ms']
 
 /** Members of `metadata_json` by kind of event: those that are always there, and those that may be. */
@@ -31,17 +32,29 @@ const MEMBERS: Readonly<Record<string, readonly [always: string[], sometimes: st
       'result_class',
       'revocation_interrupted',
     ],
-    ['subject_kind', ...ANCHORS, ...ROUTE, ...CUT, 'upstream_status', 'error_kind'],
+    [
+      'subject_kind',
+      'annotations',
+      ...ANCHORS,
+      ...ROUTE,
+      ...OBSERVED,
+      ...CUT,
+      'upstream_status',
+      'error_kind',
+    ],
   ],
   interrupted: [
     [...WHO, 'trace_id', 'upstream_host', 'auth_mode', 'result_class'],
-    ['subject_kind', ...ANCHORS, ...ROUTE],
+    ['subject_kind', 'annotations', ...ANCHORS, ...ROUTE, ...OBSERVED],
   ],
   gateway_request_denied: [
     ['reason', ...WHO, 'gateway_status'],
-    ['subject_kind', 'would_deny', ...ANCHORS, ...CUT],
+    ['subject_kind', 'annotations', 'would_deny', ...OBSERVED, ...ANCHORS, ...CUT],
   ],
-  replay_detected: [['jti', 'resource', 'client_id', 'subject_fp', 'request_id'], ANCHORS],
+  replay_detected: [
+    ['jti', 'resource', 'client_id', 'subject_fp', 'request_id'],
+    ['annotations', ...ANCHORS],
+  ],
 }
 
 /** Fails unless a gateway's event tells what contract section 8 lists for its kind, and nothing else. */

@@ -43,6 +43,9 @@ export async function connectRedisStore(
       const reply = commands.set(key, value, 'PX', milliseconds, 'NX')
       return (await reply.catch(rethrow)) === 'OK'
     },
+    async claimed(key) {
+      return (await commands.get(key).catch(rethrow)) ?? undefined
+    },
     async append(stream, entries) {
       const pipeline = commands.pipeline()
       for (const fields of entries) pipeline.xadd(stream, '*', ...Object.entries(fields).flat())

@@ -292,7 +292,8 @@ describe('the error handler', () => {
 
   it('takes an error behind the upstream’s answer for an upstream that broke, and drops its headers', async () => {
     const passage = new Passage()
-    passage.answer = { statusCode: 200, headers: [], body: Object.create(null) }
+    const names = ['X-Upstream', 'colour', 'Set-Cookie', 'a=1']
+    passage.answer = { statusCode: 200, headers: names, body: Object.create(null) }
     const { app } = await failing(new Error('bad status'), passage)
     const answer = await app.inject('/')
     assert.equal(answer.json().error_description, 'upstream unreachable')

@@ -5,7 +5,7 @@ import type { Mandate } from '../../lib/mandate.ts'
 // For its augmentation of Fastify's types.
 import '../../plugins/passage.ts'
 
-declare module '../../lib/mandate.ts' {
+declare module 'caracal-gateway' {
   interface MandateClaims {
     readonly tenant?: string
   }

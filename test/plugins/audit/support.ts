@@ -85,6 +85,7 @@ export function stubbornStore(): StubbornStore {
     taken: [],
     ping: async () => undefined,
     claim: async () => true,
+    claimed: async () => undefined,
     async append(_stream, entries) {
       return entries.map(entry => {
         if (this.taking <= 0) return new Error('OOM')

@@ -4,10 +4,10 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { describe, it } from 'node:test'
 import { parseEnv } from 'node:util'
-import { loadConfig, schema, SECTIONS, SECRETS, UNSUPPORTED } from '../config.ts'
-import { renderConfigurationDoc, renderEnvExample } from '../scripts/docs.ts'
+import { loadConfig, schema, SECTIONS, SECRETS } from '../../config.ts'
+import { renderConfigurationDoc, renderDenialsDoc, renderEnvExample } from '../../scripts/docs.ts'
 
-const read = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), 'utf8')
+const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8')
 const HINT = 'run `npm run docs`'
 
 describe('the documentation', () => {
@@ -19,11 +19,15 @@ describe('the documentation', () => {
     assert.equal(read('docs/configuration.md'), renderConfigurationDoc(), HINT)
   })
 
+  it('has the docs/denials.md that the checks give', () => {
+    assert.equal(read('docs/denials.md'), renderDenialsDoc(), HINT)
+  })
+
   it('has every variable of the schema in one section', () => {
     const listed = SECTIONS.flatMap(({ variables }) => Object.keys(variables))
     assert.deepEqual(listed, Object.keys(schema.properties))
     const doc = renderConfigurationDoc()
-    for (const name of [...listed, ...Object.keys(UNSUPPORTED)]) {
+    for (const name of listed) {
       assert.equal(doc.split(`\n| \`${name}\` |`).length, 2, name)
     }
     for (const name of SECRETS) assert.ok(doc.includes(`\`${name}\``), name)
