@@ -58,11 +58,7 @@ const figures: Readonly<Record<Durability, Figures>> = {
   strict: { cpu: [], p50: [], p99: [] },
   synced: { cpu: [], p50: [], p99: [] },
 }
-try {
-  await measure()
-} finally {
-  await ends.run()
-}
+await ends.during(measure)
 tell()
 report.end()
 

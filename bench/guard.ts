@@ -30,7 +30,7 @@ else report.note('no guard: this system does not tell what CPU a process takes a
 
 async function guard(ratio: number): Promise<void> {
   const ends = new Ends()
-  try {
+  await ends.during(async () => {
     const stage = await startStage(ends)
     const flooder = startWorker<Flood, Flooded>(ends, 'flood.ts')
     const [bare, gateway] = [
@@ -44,9 +44,7 @@ async function guard(ratio: number): Promise<void> {
       least = Math.min(least, await leastRatio(flooder, stage, bare, gateway))
     }
     report.figure(`least of the paired rounds; kept: ${ratio.toFixed(2)}`, least, 'x', bound)
-  } finally {
-    await ends.run()
-  }
+  })
   report.end()
 }
 

@@ -37,11 +37,7 @@ const parts = values.only.split(',').map(part)
 
 const report = new Report()
 const ends = new Ends()
-try {
-  await measure()
-} finally {
-  await ends.run()
-}
+await ends.during(measure)
 report.end()
 
 async function measure(): Promise<void> {

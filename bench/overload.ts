@@ -41,11 +41,7 @@ type Flooder = Worker<Flood, Flooded>
 
 const report = new Report()
 const ends = new Ends()
-try {
-  await measure()
-} finally {
-  await ends.run()
-}
+await ends.during(measure)
 report.end()
 
 async function measure(): Promise<void> {

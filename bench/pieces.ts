@@ -180,9 +180,5 @@ async function measureClaims(): Promise<void> {
   }
 }
 
-try {
-  await measure()
-} finally {
-  await ends.run()
-}
+await ends.during(measure)
 report.end()

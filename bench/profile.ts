@@ -28,11 +28,7 @@ const MOST = 6_000
 
 const report = new Report()
 const ends = new Ends()
-try {
-  await measure()
-} finally {
-  await ends.run()
-}
+await ends.during(measure)
 
 async function measure(): Promise<void> {
   const stage = await startStage(ends)

@@ -66,6 +66,15 @@ export class Ends implements Cleanup {
     }
   }
 
+  /** Does the work, and ends what it started, whatever becomes of it. */
+  async during(work: () => Promise<unknown>): Promise<void> {
+    try {
+      await work()
+    } finally {
+      await this.run()
+    }
+  }
+
   after(end: () => Promise<void>): void {
     this.#ends.push(end)
   }

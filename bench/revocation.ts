@@ -34,15 +34,13 @@ const REVOKED_END = /event: caracal-revoked[^]*\r\n0\r\nX-Caracal-Revoked: true\
 
 const report = new Report()
 const ends = new Ends()
-try {
+await ends.during(async () => {
   room()
   lookups()
   await historyOfStream()
   await historyOfDatabase()
   await cuts()
-} finally {
-  await ends.run()
-}
+})
 report.end()
 
 /** What a look-up costs however many are revoked. */

@@ -36,11 +36,7 @@ type Sample = Readonly<Record<Watched, number>>
 
 const report = new Report()
 const ends = new Ends()
-try {
-  await soak()
-} finally {
-  await ends.run()
-}
+await ends.during(soak)
 report.end()
 
 async function soak(): Promise<void> {

@@ -10,9 +10,5 @@ const { values } = parseArgs({ options: { starts: { type: 'string', default: '15
 
 const report = new Report()
 const ends = new Ends()
-try {
-  await measureStarts(ends, report, Number(values.starts))
-} finally {
-  await ends.run()
-}
+await ends.during(() => measureStarts(ends, report, Number(values.starts)))
 report.end()

@@ -3,11 +3,14 @@
  */
 
 /** The result of `work`. Errors that are made meanwhile have no stack, whoever makes them. */
-export function stackless<T>(work: () => T): T {
+export function stackless<Args extends readonly unknown[], T>(
+  work: (...args: Args) => T,
+  ...args: Args
+): T {
   const limit = Error.stackTraceLimit
   Error.stackTraceLimit = 0
   try {
-    return work()
+    return work(...args)
   } finally {
     Error.stackTraceLimit = limit
   }

@@ -7,6 +7,7 @@
 import { Readable } from 'node:stream'
 import type { Dispatcher } from 'undici'
 import type { CallerBody } from './request-body.ts'
+import { mayHaveBody } from './revoked-response.ts'
 
 /** What goes to the upstream, and within which times. */
 export interface UpstreamRequest {
@@ -27,7 +28,7 @@ export interface UpstreamRequest {
 export interface UpstreamResponse {
   readonly statusCode: number
   readonly headers: readonly string[]
-  /** Bytes when all of it came at once, as small answers do: a stream costs three times as much. */
+  /** Bytes when all of it came at once, as small answers do: a stream of them costs more than they do. */
   readonly body: Readable | Buffer
 }
 
@@ -186,7 +187,10 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     // What came in the same packet is parsed by then.
     process.nextTick(() => this.#respond(controller))
     // A 304 may tell the length of what it spares the caller (RFC 9110 section 8.6), and undici would wait for that.
-    if (hasNoBody(statusCode) && announcesBody(headers)) {
+    if (
+      (statusCode === 204 || statusCode === 304) &&
+      hasField(headers, /^(?:content-length|transfer-encoding)$/i)
+    ) {
       this.onResponseEnd()
       controller.abort(new Error('the response has no body whatever it announces'))
     }
@@ -245,9 +249,8 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     return (
       this.#receivedBytes > 0 &&
       this.#receivedBytes <= MAX_AT_ONCE &&
-      !hasNoBody(statusCode) &&
-      this.#request.method !== 'HEAD' &&
-      headers.some((name, index) => index % 2 === 0 && /^content-type$/i.test(name))
+      mayHaveBody(this.#request.method, statusCode) &&
+      hasField(headers, /^content-type$/i)
     )
   }
 
@@ -274,15 +277,8 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
   }
 }
 
-/** RFC 9110 section 6.4.1. */
-function hasNoBody(statusCode: number): boolean {
-  return statusCode === 204 || statusCode === 304
-}
-
-function announcesBody(headers: readonly string[]): boolean {
-  return headers.some(
-    (name, index) => index % 2 === 0 && /^(?:content-length|transfer-encoding)$/i.test(name),
-  )
+function hasField(headers: readonly string[], name: RegExp): boolean {
+  return headers.some((text, index) => index % 2 === 0 && name.test(text))
 }
 
 function latin1(raw: Dispatcher.DispatchController['rawHeaders']): string[] {

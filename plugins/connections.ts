@@ -62,7 +62,11 @@ async function connections(
   { writeTimeout }: ConnectionsOptions,
 ): Promise<void> {
   const overloaded = preparedRefusal(new Denial('overloaded'))
-  const foreign = new Denial('malformed_request', { description: 'neither HTTP/1.1 nor HTTP/1.0' })
+  const foreign = new Denial('malformed_request', {
+    description: 'neither HTTP/1.1 nor HTTP/1.0',
+    headers: { connection: 'close' },
+  })
+  const answerForeign = preparedRefusal(foreign)
   /** All that have sent something and are not closed. */
   const known = new Map<Socket, CallerConnection<GatewayTurn>>()
   let retiring = false
@@ -96,7 +100,7 @@ async function connections(
   function refuseForeign(request: IncomingMessage, response: ServerResponse): void {
     const requestId = requestIdOf(request)
     note(foreign, requestId)
-    answer(response, foreign, requestId, { connection: 'close' })
+    answerForeign(response, requestId)
   }
 
   /** Past the framework, whose way to the same answer is longer: whoever floods the gateway gets many of them. */
@@ -244,17 +248,6 @@ function preparedRefusal(denial: Denial): (response: ServerResponse, requestId: 
     const own = ['x-request-id', requestId, 'content-length', String(text.length)]
     response.writeHead(denial.statusCode, fixed.concat(own)).end(text, 'latin1')
   }
-}
-
-function answer(
-  response: ServerResponse,
-  denial: Denial,
-  requestId: string,
-  framing?: Readonly<Record<string, string>>,
-): void {
-  const { body, headers } = refusalAnswer(denial, { requestId, dispatched: false, spent: false })
-  headers['content-length'] = String(Buffer.byteLength(body))
-  response.writeHead(denial.statusCode, { ...headers, ...framing }).end(body)
 }
 
 /** Whether a request can be answered without a look at what comes before and after it on its connection. */

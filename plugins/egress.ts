@@ -72,7 +72,7 @@ export interface EgressOptions {
 /** Names are cached for at most 10 s. */
 const NAME_TTL = 10_000
 const MAX_NAMES = 1000
-/** URLs whose verdict is kept: the same few come with every directive, and each verdict costs 15 us. */
+/** URLs whose verdict is kept: the same few come with every directive. */
 const MAX_DESTINATIONS = 1000
 /** Characters of a URL whose verdict is kept. */
 const MAX_KEPT_URL = 2048

@@ -132,7 +132,7 @@ function offered(registry: Registry, held: { readonly own: IFastifyMetrics | und
   })
 }
 
-/** What was counted since a counter was last read: the library takes ten times as long to add one. */
+/** What was counted since a counter was last read: the library looks labels up each time that it adds. */
 class Tally {
   #count = 0
 
